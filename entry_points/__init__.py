@@ -1,0 +1,1 @@
+"""The doors of the project: one module for each entry point of MLproject."""

@@ -1,0 +1,102 @@
+"""The terminal's side: options from settings, one-line errors, progress on stderr, the result on stdout.
+
+Exit codes: 0 done; 2 something that the user can mend; 128 + signal interrupted; 1 a defect of ours.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+import click
+
+from fmnist.errors import FmnistError
+from fmnist.settings import default_text, parse
+
+Settings = TypeVar("Settings")
+
+
+def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) -> None:
+    """Runs a job with the settings that the command line spells, and prints its result as one JSON line."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, interrupt)
+    warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
+    command = _command(settings)
+    try:
+        with command.make_context(command.name, sys.argv[1:]) as context:
+            result = job(parse(settings, context.params))
+    except click.exceptions.Exit as done:  # --help
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except FmnistError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        if "MLFLOW_RUN_ID" in os.environ:  # the launcher's run, even if the job had not come to it yet
+            from fmnist import tracking
+
+            tracking.end_launched_run()
+        print("interrupted", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
+    print(json.dumps(result), flush=True)
+
+
+def _command(settings: type[Any]) -> click.Command:
+    options = []
+    for field in dataclasses.fields(settings):
+        choices = field.metadata["choices"]
+        text = f"{field.metadata['help']}{': ' + ', '.join(choices) if choices else ''}"
+        text += f"  [default: {default_text(field) or 'empty'}]"
+        options.append(click.Option([f"--{field.name}"], default="", help=text, metavar="TEXT"))
+    name = settings.__name__.lower()
+    return click.Command(name, params=options, help=settings.__doc__)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Progress:
+    """A bar over epochs where a person watches, a line an epoch elsewhere; on stderr."""
+
+    def __init__(self, label: str, num_epochs: int) -> None:
+        from tqdm import tqdm
+
+        self._lines = not sys.stderr.isatty()
+        self._bar = tqdm(total=num_epochs, desc=label, unit="epoch", disable=self._lines)
+        self._label, self._num_epochs = label, num_epochs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, epoch: int, seconds: float, metrics: dict[str, float]) -> None:
+        """Shows that an epoch is done."""
+        figures = {name: f"{value:.4f}" for name, value in metrics.items()}
+        self._bar.set_postfix(figures, refresh=False)
+        self._bar.update()
+        if self._lines:
+            text = "  ".join(f"{name} {value}" for name, value in figures.items())
+            print(
+                f"{self._label} epoch {epoch}/{self._num_epochs}  {seconds:.2f} s  {text}", file=sys.stderr, flush=True
+            )

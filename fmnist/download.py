@@ -1,0 +1,88 @@
+"""Fetches files into the cache: mirrors in order, checked by SHA-256, put in place in one step.
+
+Two processes that fetch the same file do the work twice and harm nothing: each writes a `.part` file of
+its own, and whoever is last replaces equal bytes by equal bytes.
+"""
+
+import hashlib
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+import platformdirs
+from tqdm import tqdm
+
+from fmnist.errors import FmnistError
+
+TIMEOUT_SECONDS = 5.0
+STALE_PART_SECONDS = 24 * 3600
+
+
+class Unavailable(FmnistError):
+    """No mirror could give a file."""
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and prepared splits: FMNIST_CACHE_DIR, else the user's cache folder."""
+    return Path(os.environ.get("FMNIST_CACHE_DIR") or platformdirs.user_cache_dir("fmnist", appauthor=False))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> None:
+    """Makes sure that every file of `hashes` (name to SHA-256) lies in `folder`, complete and unharmed.
+
+    Raises:
+        Unavailable: If a file is neither there nor to be had from any mirror.
+    """
+    for name, expected in hashes.items():
+        path = folder / name
+        if path.is_file() and sha256(path) == expected:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(f"{name}.*.part"):  # what a killed process left
+            if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
+                part.unlink(missing_ok=True)
+        _fetch_one(path, expected, mirrors)
+
+
+def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
+    failures = []
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    for mirror in mirrors:
+        try:
+            _download(f"{mirror}/{path.name}", part)
+            received = sha256(part)
+            if received == expected:
+                os.replace(part, path)
+                return
+            failures.append(f"{mirror}: SHA-256 {received[:12]}… instead of {expected[:12]}…")
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            failures.append(f"{mirror}: {reason}")
+        finally:
+            part.unlink(missing_ok=True)
+    raise Unavailable(
+        f"could not download {path.name} ({'; '.join(failures)}). Three ways out: connect to the network "
+        f"and run again; put the four .gz files into {path.parent} or into a folder that you name with "
+        "-P data_dir=FOLDER or FMNIST_DATA_DIR; or train on made-up images with -P dataset=synthetic"
+    )
+
+
+def _download(url: str, part: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "fmnist"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        # disable=None: a bar where a person watches, nothing elsewhere
+        with tqdm(desc=url.rpartition("/")[2], total=total, unit="B", unit_scale=True, disable=None) as bar:
+            while block := response.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))

@@ -1,0 +1,166 @@
+"""What each entry point can be told: the only home of defaults, choices and help.
+
+One flat frozen dataclass for each entry point. MLproject repeats names and defaults (a test compares
+them); `fmnist.cli` makes the command line from the fields. A value arrives as text and `parse` turns it
+into a checked record; an empty text stands for the default.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from fmnist.errors import FmnistError
+from fmnist.registry import DATASETS, MODELS, unknown
+
+AUTO = "auto"
+AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
+Settings = TypeVar("Settings")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field with its help and its bounds; `choices` may be a registry filled later."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Fetch a dataset, check it, split it, and show it."""
+
+    dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    validation: str = option(
+        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
+    )
+    seed: int = option(0, "seed of a stratified split", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a model, test it once, log everything, and register the result."""
+
+    model: str = option("lenet", "model by name", choices=MODELS)
+    dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    hyper: str = option("", "the model's own arguments, for example dense=120,84;dropout=0.3")
+    epochs: int | None = option(None, "passes over the training split", minimum=1)
+    batch_size: int | None = option(None, "images an update", minimum=1)
+    optimizer: str | None = option(None, "optimizer by name", choices=OPTIMIZERS)
+    learning_rate: float | None = option(None, "step size of the optimizer", above=0)
+    augment: str = option("none", f"none, or a +-joined choice of {', '.join(AUGMENTATIONS)}")
+    validation: str = option(
+        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
+    )
+    seed: int = option(0, "seed of weights, order, dropout, augmentation", minimum=0)
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "gpu"))
+    precision: str = option("float32", "arithmetic of the layers", choices=("float32", "bfloat16"))
+    patience: int = option(
+        0,
+        "stop after so many epochs without a better validation accuracy, and keep the best; 0 never stops",
+        minimum=0,
+    )
+    registered_model: str = option("fashion-mnist", "name in the model registry, or none")
+    tensorboard: bool = option(False, "write TensorBoard events too", choices=("true", "false"))
+
+    def __post_init__(self) -> None:
+        check(self)
+        parse_augment(self.augment)
+
+
+def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
+    """The settings that texts such as `{"epochs": "5"}` spell; what is left out or empty is the default.
+
+    Raises:
+        FmnistError: If a name is unknown, or a text is not of its field's type or within its bounds.
+    """
+    hints = get_type_hints(settings)
+    for name in texts:
+        if name not in hints:
+            raise unknown("parameter", name, hints)
+    values = {name: _value(name, text, hints[name]) for name, text in texts.items() if text != ""}
+    return settings(**values)
+
+
+def default_text(field: "dataclasses.Field[Any]") -> str:
+    """The default of a field as a user would type it."""
+    if field.default is None:
+        return AUTO
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def parse_augment(text: str) -> tuple[str, ...]:
+    """The augmentations that `flip_horizontal+shift` names; `none` gives none.
+
+    Raises:
+        FmnistError: If a name is unknown or stands twice.
+    """
+    names = () if text == "none" else tuple(text.split("+"))
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, ("none", *AUGMENTATIONS))
+    if len(set(names)) < len(names):
+        raise FmnistError(f"augment: expected each name once, received {text!r}")
+    return names
+
+
+def parse_validation(text: str) -> tuple[bool, int]:
+    """Whether the validation split is stratified, and its number of images.
+
+    Raises:
+        FmnistError: If the text is neither `N` nor `stratified:N`.
+    """
+    method, _, count = text.rpartition(":")
+    if method not in ("", "stratified") or not count.isascii() or not count.isdigit() or int(count) < 1:
+        raise FmnistError(
+            f"validation: expected a number of images of at least 1, or stratified:N; received {text!r}. "
+            "Type for example -P validation=5000"
+        )
+    return method == "stratified", int(count)
+
+
+def check(settings: Any) -> None:
+    """Checks every field of a settings record against its choices and bounds.
+
+    Raises:
+        FmnistError: At the first field that is outside.
+    """
+    for field in dataclasses.fields(settings):
+        value, bounds = getattr(settings, field.name), field.metadata
+        if value is None or isinstance(value, bool):
+            continue
+        if bounds["choices"] is not None and value not in bounds["choices"]:
+            auto = [AUTO] if field.default is None else []
+            raise unknown(field.name, value, [*auto, *bounds["choices"]])
+        if bounds["minimum"] is not None and value < bounds["minimum"]:
+            raise FmnistError(f"{field.name}: expected at least {bounds['minimum']}, received {value}")
+        if bounds["above"] is not None and not bounds["above"] < value < math.inf:
+            raise FmnistError(f"{field.name}: expected a number above {bounds['above']}, received {value}")
+    if hasattr(settings, "validation"):
+        parse_validation(settings.validation)
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    optional = isinstance(hint, UnionType)
+    kind = get_args(hint)[0] if optional else hint
+    if optional and text == AUTO:
+        return None
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    try:
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        auto = ", or auto" if optional else ""
+        raise FmnistError(f"{name}: expected {expected}{auto}; received {text!r}") from None

@@ -1,0 +1,268 @@
+"""The home of MLflow: runs that always end, and what is logged to them.
+
+The launcher of `mlflow run` logs every declared parameter, as text, before a script starts; what is logged
+here under the same name would be refused. So settings are logged only where they aren't yet, and what
+they were resolved to goes under `recipe.` and `hyper.`.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")  # the default, 10 s, misses short runs
+
+import mlflow
+import numpy as np
+from matplotlib.figure import Figure
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from fmnist import plots
+from fmnist.data import SPLITS, Splits
+from fmnist.device import Device
+from fmnist.settings import default_text
+
+if TYPE_CHECKING:
+    from fmnist.evaluation import Evaluation
+    from fmnist.training import Epoch, Plan, Trained
+
+NUM_SHOWN = 25
+# What a served model needs; the rest of the environment stays out of it.
+_REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow", "tensorflow-cpu")
+
+
+@contextmanager
+def run(settings: Any) -> Iterator[str]:
+    """An MLflow run, the launcher's or a new one, with the settings logged; gives its id.
+
+    It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
+    """
+    mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
+    active = mlflow.active_run()
+    status = "FAILED"
+    try:
+        texts = {
+            field.name: _text(getattr(settings, field.name), default_text(field))
+            for field in dataclasses.fields(settings)
+        }
+        mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
+        yield active.info.run_id
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+def end_launched_run() -> None:
+    """Ends the launcher's run as KILLED, unless it has ended."""
+    client = mlflow.MlflowClient()
+    run_id = os.environ["MLFLOW_RUN_ID"]
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, "KILLED")
+
+
+def log_dataset(splits: Splits) -> None:
+    """Logs what the data is: an input with a digest over all its bytes, counts, and the manifest."""
+    manifest = splits.manifest
+    source = mlflow.data.code_dataset_source.CodeDatasetSource(
+        tags={"split": manifest["split"], **manifest["source"]}
+    )
+    for name in SPLITS:
+        split = getattr(splits, name)
+        dataset = mlflow.data.from_numpy(
+            split.images, source, targets=split.labels, name=manifest["dataset"], digest=manifest["digest"]
+        )
+        mlflow.log_input(dataset, context=name)
+    mlflow.log_metrics({f"data/num_{name}": count for name, count in manifest["counts"].items()})
+    mlflow.log_metrics({f"data/duplicates_{pair}": count for pair, count in manifest["duplicates"].items()})
+    mlflow.set_tags({"dataset.name": manifest["dataset"], "dataset.digest": manifest["digest"]})
+    if "fallback" in manifest:
+        mlflow.set_tag("dataset.fallback", manifest["fallback"])
+    mlflow.log_dict(manifest, "data/manifest.json")
+
+
+def log_data_plots(splits: Splits) -> None:
+    """Logs the class balance and a grid of training images."""
+    names = splits.class_names
+    _log_figure(plots.class_balance(splits.manifest["class_balance"], names), "data/class_balance.png")
+    _log_figure(plots.sample_grid(splits.train.images, splits.train.labels, names), "data/samples.png")
+
+
+def log_plan(plan: "Plan", device: Device) -> None:
+    """Logs the resolved recipe and hyperparameters, and the device that is really used."""
+    recipe = dataclasses.asdict(plan.recipe) | {
+        "augment": "+".join(plan.augment) or "none",
+        "precision": plan.precision,
+        "patience": plan.patience,
+        "seed": plan.seed,
+    }
+    mlflow.log_params({f"recipe.{name}": value for name, value in recipe.items()})
+    mlflow.log_params({f"hyper.{name}": _text(value) for name, value in plan.hyperparameters.items()})
+    mlflow.set_tags(
+        {
+            "model": plan.model.name,
+            "device": device.kind,
+            "device.name": device.name,
+            "device.threads": device.num_threads,
+            **{f"version.{package}": number for package, number in device.versions.items()},
+        }
+    )
+
+
+def log_epoch(epoch: "Epoch") -> None:
+    """Logs the metrics of one epoch, at its number as step."""
+    mlflow.log_metrics(
+        {
+            "train/loss": epoch.train_loss,
+            "train/accuracy": epoch.train_accuracy,
+            "val/loss": epoch.validation_loss,
+            "val/accuracy": epoch.validation_accuracy,
+            "perf/epoch_seconds": epoch.seconds,
+            "perf/images_per_second": epoch.images_per_second,
+        },
+        step=epoch.number,
+    )
+
+
+def log_trained(trained: "Trained", splits: Splits) -> None:
+    """Logs the test figures, their tables and plots, and the summary of the model."""
+    test, names = trained.test, splits.class_names
+    mlflow.log_metrics(
+        {
+            "test/loss": test.loss,
+            "test/accuracy": test.accuracy,
+            "test/macro_f1": test.macro_f1,
+            "test/calibration_error": test.calibration_error,
+            "kept_epoch": trained.kept_epoch,
+            "num_parameters": trained.model.count_params(),
+        }
+    )
+    lines: list[str] = []
+    trained.model.summary(print_fn=lambda line, **_: lines.append(line), line_length=90)
+    mlflow.log_text("\n".join(lines), "model_summary.txt")
+    mlflow.log_table(_per_class(test, names), "test/per_class.json")
+    header = ",".join(["true\\predicted", *names])
+    rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, test.confusion, strict=True)]
+    mlflow.log_text("\n".join([header, *rows]) + "\n", "test/confusion_matrix.csv")
+    _log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png")
+    curves = {
+        name: [getattr(epoch, name) for epoch in trained.history]
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    }
+    _log_figure(plots.learning_curves(curves, trained.kept_epoch), "learning_curves.png")
+    probabilities, labels = trained.test_probabilities, splits.test.labels
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
+    for chosen, title, file in (
+        (np.arange(min(NUM_SHOWN, len(labels))), "the first test images", "test/predictions.png"),
+        (surest, f"the most confident of {len(wrong):,} mistakes", "test/confident_mistakes.png"),
+    ):
+        images = splits.test.images[chosen]
+        _log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
+
+
+def log_model(trained: "Trained", splits: Splits, plan: "Plan", registered_model: str) -> str | None:
+    """Logs the Keras model and registers it, unless under `none`; gives `name/version`.
+
+    It takes raw pixels, float32 `(batch, 28, 28)`, 0-255, and gives float32 `(batch, 10)`.
+    """
+    float32 = np.dtype(np.float32)
+    side = splits.test.images.shape[1]
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, side, side))]),
+        outputs=Schema([TensorSpec(float32, (-1, len(splits.class_names)))]),
+    )
+    logged = mlflow.keras.log_model(
+        trained.model,
+        name="model",
+        signature=signature,
+        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS if _installed(name)],
+        metadata={"class_names": list(splits.class_names), "model": plan.model.name},
+    )
+    if registered_model == "none":
+        return None
+    tags = {
+        "model": plan.model.name,
+        "dataset": splits.manifest["dataset"],
+        "dataset.digest": splits.manifest["digest"],
+        "test.accuracy": f"{trained.test.accuracy:.4f}",
+        "validation.accuracy": f"{trained.history[trained.kept_epoch - 1].validation_accuracy:.4f}",
+        "seed": str(plan.seed),
+    }
+    registered = mlflow.register_model(logged.model_uri, registered_model, tags=tags)
+    return f"{registered.name}/{registered.version}"
+
+
+def log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device) -> dict[str, Any]:
+    """Gives the result of a run, and writes it as the run's description too."""
+    kept = trained.history[trained.kept_epoch - 1]
+    steady = [epoch.seconds for epoch in trained.history[1:]]  # the first epoch compiles
+    result = {
+        "model": plan.model.name,
+        "dataset": splits.manifest["dataset"],
+        "test_accuracy": trained.test.accuracy,
+        "test_loss": trained.test.loss,
+        "validation_accuracy": kept.validation_accuracy,
+        "kept_epoch": trained.kept_epoch,
+        "epochs": len(trained.history),
+        "num_parameters": trained.model.count_params(),
+        "epoch_seconds_median": statistics.median(steady) if steady else None,
+        "epoch_seconds_min": min(steady, default=None),
+        "epoch_seconds_max": max(steady, default=None),
+        "num_timed_epochs": len(steady),
+        "device": f"{device.kind}: {device.name}, {device.num_threads} threads",
+        "seed": plan.seed,
+    }
+    timing = f"{result['epoch_seconds_median']:.2f} s an epoch (median of {len(steady)})" if steady else "not timed"
+    mlflow.set_tag(
+        "mlflow.note.content",
+        f"**{plan.model.name}** on {result['dataset']}, seed {plan.seed}: test accuracy "
+        f"**{trained.test.accuracy:.2%}** after {trained.kept_epoch} epochs, {timing}, {result['device']}.",
+    )
+    return result
+
+
+def log_tensorboard(trained: "Trained") -> None:
+    """Logs loss and accuracy by epoch as TensorBoard events, a folder for each split."""
+    from tensorboard.summary import Writer
+
+    with TemporaryDirectory() as folder:
+        for split in ("train", "validation"):
+            writer = Writer(str(Path(folder) / split))
+            for epoch in trained.history:
+                for metric in ("loss", "accuracy"):
+                    writer.add_scalar(metric, getattr(epoch, f"{split}_{metric}"), epoch.number)
+            writer.close()
+        mlflow.log_artifacts(folder, "tensorboard")
+
+
+def _per_class(test: "Evaluation", class_names: tuple[str, ...]) -> dict[str, list[Any]]:
+    figures = {"precision": test.precision, "recall": test.recall, "f1": test.f1, "support": test.support}
+    return {"class": list(class_names)} | {name: values.tolist() for name, values in figures.items()}
+
+
+def _log_figure(figure: Figure, path: str) -> None:
+    mlflow.log_figure(figure, path, save_kwargs={"dpi": 110})
+
+
+def _text(value: Any, default: str = "") -> str:
+    """A value as a user would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return default if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
