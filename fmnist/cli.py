@@ -57,7 +57,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
 
 
 def _command(settings: type[Any]) -> click.Command:
-    options = []
+    options: list[click.Parameter] = []
     for field in dataclasses.fields(settings):
         choices = field.metadata["choices"]
         text = f"{field.metadata['help']}{': ' + ', '.join(choices) if choices else ''}"
@@ -98,5 +98,7 @@ class Progress:
         if self._lines:
             text = "  ".join(f"{name} {value}" for name, value in figures.items())
             print(
-                f"{self._label} epoch {epoch}/{self._num_epochs}  {seconds:.2f} s  {text}", file=sys.stderr, flush=True
+                f"{self._label} epoch {epoch}/{self._num_epochs}  {seconds:.2f} s  {text}",
+                file=sys.stderr,
+                flush=True,
             )

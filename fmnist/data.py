@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist import synthetic
-from fmnist.download import Unavailable, cache_dir, fetch, sha256
+from fmnist.download import UnavailableError, cache_dir, fetch, sha256
 from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS
 from fmnist.settings import parse_validation
@@ -107,7 +107,7 @@ def load(dataset: str, *, data_dir: str, validation: str, seed: int) -> Splits:
     if dataset == "auto":
         try:
             dataset, source = "fashion-mnist", DATASETS["fashion-mnist"].find(given)
-        except Unavailable as error:
+        except UnavailableError as error:
             dataset, source = "synthetic", DATASETS["synthetic"].find(None)
             fallback = {"fallback": f"synthetic instead of fashion-mnist: {error}"}
             warnings.warn(f"TRAINING ON MADE-UP IMAGES, {fallback['fallback']}", SyntheticFallback, stacklevel=2)
@@ -231,8 +231,8 @@ def _digest(parts: dict[str, Split]) -> str:
     """A hash over every byte of every split; 32 characters, as MLflow takes at most 36."""
     hasher = hashlib.sha256()
     for name in SPLITS:
-        hasher.update(np.ascontiguousarray(parts[name].images))
-        hasher.update(np.ascontiguousarray(parts[name].labels))
+        hasher.update(parts[name].images.tobytes())
+        hasher.update(parts[name].labels.tobytes())
     return hasher.hexdigest()[:32]
 
 

@@ -42,9 +42,7 @@ def refuse_missing_gpu(requested: str) -> None:
     if requested != "gpu" or platform.system() != "Linux":
         return
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        raise FmnistError(
-            "device=gpu: CUDA_VISIBLE_DEVICES hides every GPU; unset it, or type -P device=cpu"
-        )
+        raise FmnistError("device=gpu: CUDA_VISIBLE_DEVICES hides every GPU; unset it, or type -P device=cpu")
     if not any(Path(file).exists() for file in _DRIVER_FILES):
         raise FmnistError(
             f"device=gpu: no GPU is visible: none of {', '.join(_DRIVER_FILES)} is there. Install the GPU's "
@@ -88,7 +86,7 @@ def _quiet_import() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later: errors only
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 5.0
 STALE_PART_SECONDS = 24 * 3600
 
 
-class Unavailable(FmnistError):
+class UnavailableError(FmnistError):
     """No mirror could give a file."""
 
 
@@ -41,7 +41,7 @@ def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> No
     """Makes sure that every file of `hashes` (name to SHA-256) lies in `folder`, complete and unharmed.
 
     Raises:
-        Unavailable: If a file is neither there nor to be had from any mirror.
+        UnavailableError: If a file is neither there nor to be had from any mirror.
     """
     for name, expected in hashes.items():
         path = folder / name
@@ -62,7 +62,7 @@ def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
             _download(f"{mirror}/{path.name}", part)
             received = sha256(part)
             if received == expected:
-                os.replace(part, path)
+                part.replace(path)
                 return
             failures.append(f"{mirror}: SHA-256 {received[:12]}… instead of {expected[:12]}…")
         except (OSError, HTTPException) as error:
@@ -70,7 +70,7 @@ def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
             failures.append(f"{mirror}: {reason}")
         finally:
             part.unlink(missing_ok=True)
-    raise Unavailable(
+    raise UnavailableError(
         f"could not download {path.name} ({'; '.join(failures)}). Three ways out: connect to the network "
         f"and run again; put the four .gz files into {path.parent} or into a folder that you name with "
         "-P data_dir=FOLDER or FMNIST_DATA_DIR; or train on made-up images with -P dataset=synthetic"

@@ -114,8 +114,14 @@ def _parse(name: str, text: str, annotation: Any) -> Any:
         values = [number(piece) for piece in text.split(",")]
     except ValueError:
         values = []
-    if len(values) < 1 or (len(values) > 1 and not many) or not all(allowed.low <= v <= allowed.high for v in values):
-        raise FmnistError(f"hyper: {name}: expected {expected} from {allowed.low} to {allowed.high}; received {text!r}")
+    if (
+        len(values) < 1
+        or (len(values) > 1 and not many)
+        or not all(allowed.low <= v <= allowed.high for v in values)
+    ):
+        raise FmnistError(
+            f"hyper: {name}: expected {expected} from {allowed.low} to {allowed.high}; received {text!r}"
+        )
     return tuple(values) if many else values[0]
 
 
@@ -136,9 +142,7 @@ def mlp(*, dense: Widths = (300, 100), activation: Activation = "relu") -> Layer
 
 
 @model("mlp_dropout", Recipe("adam", learning_rate=5e-4, batch_size=128, epochs=30))
-def mlp_dropout(
-    *, dense: Widths = (512, 256), dropout: Fraction = 0.3, activation: Activation = "relu"
-) -> Layers:
+def mlp_dropout(*, dense: Widths = (512, 256), dropout: Fraction = 0.3, activation: Activation = "relu") -> Layers:
     """A multilayer perceptron with dropout after each dense layer.
 
     Source: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html

@@ -3,7 +3,7 @@
 Figures are made without pyplot: no window system is asked for, nothing is kept alive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,7 @@ matplotlib.rcParams.update(
 )
 
 
-def class_balance(balance: dict[str, list[int]], class_names: Sequence[str]) -> Figure:
+def class_balance(balance: Mapping[str, list[int]], class_names: Sequence[str]) -> Figure:
     """Bars: images of each class, one panel for each split."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, len(balance))
@@ -47,7 +47,7 @@ def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.uint8], class_name
     return figure
 
 
-def learning_curves(history: dict[str, Sequence[float]], kept_epoch: int) -> Figure:
+def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int) -> Figure:
     """Loss and accuracy of training and validation by epoch, with the epoch whose weights were kept.
 
     Args:
@@ -108,9 +108,9 @@ def predictions(
     probabilities beside each."""
     columns = 5
     rows = max(-(-len(labels) // columns), 1)
-    figure = Figure(figsize=(13, 1.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
+    figure = Figure(figsize=(15, 1.85 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"{title}: predicted label and its probability, and the true label where it differs")
+    panels = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1.5, 1] * columns).reshape(-1, 2)
     for place, (picture, bars) in enumerate(panels):
         _blank(picture)
         _blank(bars)
@@ -119,15 +119,16 @@ def predictions(
         predicted, label = int(probabilities[place].argmax()), int(labels[place])
         color = RIGHT if predicted == label else WRONG
         _image(picture, images[place])
-        truth = "" if predicted == label else f"\ntrue: {class_names[label]}"
+        truth = "" if predicted == label else f", is {class_names[label]}"
         text = f"{class_names[predicted]} {probabilities[place, predicted]:.0%}{truth}"
-        picture.set_xlabel(text, color=color, fontsize=9)
+        picture.set_title(text, color=color, fontsize=9, loc="left", pad=3)
         colors = ["#cccccc"] * len(class_names)
         colors[label], colors[predicted] = RIGHT, color
         bars.barh(range(len(class_names)), probabilities[place], color=colors)
         bars.set(xlim=(0, 1), yticks=range(len(class_names)))
         bars.set_yticklabels(class_names, fontsize=6)
-        bars.invert_yaxis()
+        bars.tick_params(left=False, pad=1)
+        bars.set_ylim(len(class_names) - 0.4, -1.5)  # from the top, clear of the caption
     return figure
 
 

@@ -27,9 +27,7 @@ _WHOLE = {
     7: [(-0.9, 0.2), (-0.2, 0.0), (0.3, -0.3), (0.85, -0.25), (0.9, 0.45), (-0.9, 0.45)],  # sneaker
     9: [(-0.9, 0.3), (-0.1, 0.1), (0.1, -0.7), (0.8, -0.7), (0.85, 0.6), (-0.9, 0.6)],  # ankle boot
 }
-_OUTLINES = _WHOLE | {
-    label: half + [(-x, y) for x, y in reversed(half)] for label, half in _MIRRORED.items()
-}
+_OUTLINES = _WHOLE | {label: half + [(-x, y) for x, y in reversed(half)] for label, half in _MIRRORED.items()}
 
 
 def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
@@ -47,9 +45,7 @@ def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDA
     return images[:NUM_TRAIN], labels[:NUM_TRAIN], images[NUM_TRAIN:], labels[NUM_TRAIN:]
 
 
-def _garments(
-    outline: list[tuple[float, float]], count: int, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _garments(outline: list[tuple[float, float]], count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     axis = np.linspace(-1.15, 1.15, SIDE)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     per_image = (count, 1, 1)

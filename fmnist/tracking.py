@@ -222,7 +222,9 @@ def log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device
         "device": f"{device.kind}: {device.name}, {device.num_threads} threads",
         "seed": plan.seed,
     }
-    timing = f"{result['epoch_seconds_median']:.2f} s an epoch (median of {len(steady)})" if steady else "not timed"
+    timing = (
+        f"{result['epoch_seconds_median']:.2f} s an epoch (median of {len(steady)})" if steady else "not timed"
+    )
     mlflow.set_tag(
         "mlflow.note.content",
         f"**{plan.model.name}** on {result['dataset']}, seed {plan.seed}: test accuracy "

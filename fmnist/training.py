@@ -1,16 +1,15 @@
 """Trains a model by its recipe, stops on validation if asked, and tests once at the end."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist.data import Split, Splits
+from fmnist.data import Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
 from fmnist.models import Model, Recipe, resolve
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     import keras
 
     from fmnist.engine import Engine
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -121,10 +118,13 @@ def train(plan: Plan, splits: Splits, on_epoch: Callable[[Epoch], None]) -> Trai
         images=splits.train.images,
         labels=splits.train.labels,
     )
+    background = ThreadPoolExecutor(max_workers=1)
     history: list[Epoch] = []
     kept, weights = 0, model.get_weights()
     for number in range(1, plan.recipe.epochs + 1):
-        epoch = _interruptible(lambda number=number: _epoch(engine, plan.seed, number, splits))
+        # Python answers a signal between two of its own instructions, and a compiled epoch can take
+        # minutes: waiting for a thread, the main one can be interrupted at once.
+        epoch = background.submit(_epoch, engine, plan.seed, number, splits).result()
         if not np.isfinite(epoch.train_loss):
             raise FmnistError(
                 f"training diverged: the loss of epoch {number} is {epoch.train_loss}. Type a smaller step, "
@@ -138,6 +138,7 @@ def train(plan: Plan, splits: Splits, on_epoch: Callable[[Epoch], None]) -> Trai
             kept, weights = number, model.get_weights()
         elif number - kept >= plan.patience:
             break
+    background.shutdown()
     if plan.patience:
         model.set_weights(weights)
     probabilities = engine.predict(splits.test.images)
@@ -148,7 +149,7 @@ def _epoch(engine: "Engine", seed: int, number: int, splits: Splits) -> Epoch:
     start = perf_counter()
     loss, accuracy = engine.train_epoch(seed, number)
     seconds = perf_counter() - start
-    validation = _evaluate(engine, splits.validation)
+    validation = evaluate(engine.predict(splits.validation.images), splits.validation.labels)
     return Epoch(
         number=number,
         train_loss=loss,
@@ -158,25 +159,3 @@ def _epoch(engine: "Engine", seed: int, number: int, splits: Splits) -> Epoch:
         seconds=seconds,
         images_per_second=len(splits.train) / seconds,
     )
-
-
-def _evaluate(engine: "Engine", split: Split) -> Evaluation:
-    return evaluate(engine.predict(split.images), split.labels)
-
-
-def _interruptible(call: Callable[[], Value]) -> Value:
-    """Runs a call in a thread, so that Ctrl-C and SIGTERM are answered at once.
-
-    Python runs a signal's handler between two of its own instructions, and one compiled epoch can take
-    minutes. After an interrupt the thread is left behind; the process is about to end.
-    """
-    future: Future[Value] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # handed to the caller, whatever it is
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future.result()
