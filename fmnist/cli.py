@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,14 +24,13 @@ Settings = TypeVar("Settings")
 
 def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) -> None:
     """Runs a job with the settings that the command line spells, and prints its result as one JSON line."""
+    launched_run = os.environ.get("MLFLOW_RUN_ID", "")  # before MLflow takes it away
     received: list[int] = []
 
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
+    def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        if len(received) == 1:  # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
+            raise KeyboardInterrupt
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, interrupt)
@@ -46,10 +46,20 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
     except FmnistError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        if "MLFLOW_RUN_ID" in os.environ:  # the launcher's run, even if the job had not come to it yet
-            from fmnist import tracking
-
-            tracking.end_launched_run()
+        if launched_run:
+            # The launcher's run, even if the job had not come to it yet. In a process of its own, for here
+            # a library may be half imported, and the launcher waits for this process to end.
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    f"from fmnist import tracking; tracking.end_launched_run({launched_run!r})",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         print("interrupted", file=sys.stderr)
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped

@@ -45,6 +45,10 @@ class SyntheticFallback(UserWarning):
     """`dataset=auto` could not have the real images and took made-up ones."""
 
 
+class DuplicatesWarning(UserWarning):
+    """The same image stands in two splits: what is measured on one was seen in the other."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a dataset's bytes come from."""
@@ -127,6 +131,10 @@ def load(dataset: str, *, data_dir: str, validation: str, seed: int) -> Splits:
     if splits is None:
         splits = _split(source.read(), stratified, num_validation, seed, names, made)
         _write_prepared(path, splits)
+    for pair, count in splits.manifest["duplicates"].items():
+        if count:
+            text = f"{count} images stand both in {pair.replace('_', ' and ')}"
+            warnings.warn(text, DuplicatesWarning, stacklevel=2)
     return Splits(splits.train, splits.validation, splits.test, names, splits.manifest | fallback)
 
 

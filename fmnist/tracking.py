@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import os
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fmnist.training import Epoch, Plan, Trained
 
 NUM_SHOWN = 25
+LAUNCHER_SECONDS = 15
 # What a served model needs; the rest of the environment stays out of it.
 _REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow", "tensorflow-cpu")
 
@@ -44,10 +46,10 @@ def run(settings: Any) -> Iterator[str]:
 
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
-    mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
-    active = mlflow.active_run()
     status = "FAILED"
     try:
+        mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
+        active = mlflow.active_run()
         texts = {
             field.name: _text(getattr(settings, field.name), default_text(field))
             for field in dataclasses.fields(settings)
@@ -62,12 +64,18 @@ def run(settings: Any) -> Iterator[str]:
         mlflow.end_run(status)
 
 
-def end_launched_run() -> None:
-    """Ends the launcher's run as KILLED, unless it has ended."""
+def end_launched_run(run_id: str) -> None:
+    """Ends the launcher's run as KILLED, now and once more after the launcher has had its say.
+
+    MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
+    and writes FAILED over KILLED as soon as the script has exited.
+    """
     client = mlflow.MlflowClient()
-    run_id = os.environ["MLFLOW_RUN_ID"]
-    if client.get_run(run_id).info.status == "RUNNING":
-        client.set_terminated(run_id, "KILLED")
+    client.set_terminated(run_id, "KILLED")
+    give_up = time.monotonic() + LAUNCHER_SECONDS
+    while client.get_run(run_id).info.status == "KILLED" and time.monotonic() < give_up:
+        time.sleep(0.2)
+    client.set_terminated(run_id, "KILLED")
 
 
 def log_dataset(splits: Splits) -> None:
@@ -76,12 +84,14 @@ def log_dataset(splits: Splits) -> None:
     source = mlflow.data.code_dataset_source.CodeDatasetSource(
         tags={"split": manifest["split"], **manifest["source"]}
     )
-    for name in SPLITS:
-        split = getattr(splits, name)
-        dataset = mlflow.data.from_numpy(
-            split.images, source, targets=split.labels, name=manifest["dataset"], digest=manifest["digest"]
-        )
-        mlflow.log_input(dataset, context=name)
+    dataset = mlflow.data.from_numpy(
+        {name: getattr(splits, name).images for name in SPLITS},
+        source,
+        targets={name: getattr(splits, name).labels for name in SPLITS},
+        name=manifest["dataset"],
+        digest=manifest["digest"],
+    )
+    mlflow.log_input(dataset, context="training")
     mlflow.log_metrics({f"data/num_{name}": count for name, count in manifest["counts"].items()})
     mlflow.log_metrics({f"data/duplicates_{pair}": count for pair, count in manifest["duplicates"].items()})
     mlflow.set_tags({"dataset.name": manifest["dataset"], "dataset.digest": manifest["digest"]})

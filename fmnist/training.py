@@ -124,12 +124,7 @@ def train(plan: Plan, splits: Splits, on_epoch: Callable[[Epoch], None]) -> Trai
     for number in range(1, plan.recipe.epochs + 1):
         # Python answers a signal between two of its own instructions, and a compiled epoch can take
         # minutes: waiting for a thread, the main one can be interrupted at once.
-        epoch = background.submit(_epoch, engine, plan.seed, number, splits).result()
-        if not np.isfinite(epoch.train_loss):
-            raise FmnistError(
-                f"training diverged: the loss of epoch {number} is {epoch.train_loss}. Type a smaller step, "
-                f"for example -P learning_rate={plan.recipe.learning_rate / 10:g}"
-            )
+        epoch = background.submit(_epoch, engine, plan, number, splits).result()
         history.append(epoch)
         on_epoch(epoch)
         if not plan.patience:
@@ -145,11 +140,17 @@ def train(plan: Plan, splits: Splits, on_epoch: Callable[[Epoch], None]) -> Trai
     return Trained(model, tuple(history), kept, evaluate(probabilities, splits.test.labels), probabilities)
 
 
-def _epoch(engine: "Engine", seed: int, number: int, splits: Splits) -> Epoch:
+def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits) -> Epoch:
     start = perf_counter()
-    loss, accuracy = engine.train_epoch(seed, number)
+    loss, accuracy = engine.train_epoch(plan.seed, number)
     seconds = perf_counter() - start
-    validation = evaluate(engine.predict(splits.validation.images), splits.validation.labels)
+    probabilities = engine.predict(splits.validation.images)
+    if not np.isfinite(loss) or not np.isfinite(probabilities).all():
+        raise FmnistError(
+            f"training diverged in epoch {number} (loss {loss}). Type a smaller step, "
+            f"for example -P learning_rate={plan.recipe.learning_rate / 10:g}"
+        )
+    validation = evaluate(probabilities, splits.validation.labels)
     return Epoch(
         number=number,
         train_loss=loss,

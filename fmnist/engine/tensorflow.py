@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fmnist.engine import augmenter, draw_states, random_states
+from fmnist.engine.randomness import augmenter, draw_states, random_states
 
 PREDICT_BATCH = 1000
 

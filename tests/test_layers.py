@@ -1,0 +1,118 @@
+"""The house keeps its shape: imports point downward, and each outside library has its home."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [  # a module may import from rows above its own, not from its own row
+    {"errors"},
+    {"registry"},
+    {"settings"},
+    {"download", "synthetic"},
+    {"data", "models", "device", "evaluation", "plots"},
+    {"engine.randomness"},
+    {"engine.tensorflow"},
+    {"engine"},
+    {"training"},
+    {"tracking"},
+    {"cli"},
+]
+HOMES = {
+    "mlflow": {"tracking"},
+    "click": {"cli"},
+    "tensorflow": {"engine.tensorflow", "device"},
+    "seaborn": {"plots"},
+    "psutil": set(),
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT / "fmnist").with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "fmnist").rglob("*.py")
+    if path != ROOT / "fmnist" / "__init__.py"
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all that a module imports anywhere, but for types alone."""
+    tree = ast.parse(path.read_text())
+    only_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in only_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(module: str) -> int:
+    return next(number for number, row in enumerate(LAYERS) if module in row)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_layers_below_its_own(module):
+    for name in imports(MODULES[module]):
+        if name.startswith("fmnist."):
+            parts = name.removeprefix("fmnist.").split(".")
+            target = max((".".join(parts[:n]) for n in (1, 2) if ".".join(parts[:n]) in MODULES), key=len)
+            assert level(target) < level(module), f"{module} imports {target}"
+
+
+@pytest.mark.parametrize(("library", "homes"), HOMES.items())
+def test_an_outside_library_is_imported_at_home_only(library, homes):
+    users = {module for module, path in MODULES.items() if any(n.split(".")[0] == library for n in imports(path))}
+    assert users <= homes
+
+
+def test_the_bottom_needs_the_standard_library_alone():
+    code = "import fmnist.settings, sys; print({m.split('.')[0] for m in sys.modules} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"'(\w+)'", done.stdout)) <= {"fmnist", "__main__"}
+
+
+def test_conda_and_pyproject_bound_the_same_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pip,) = [
+        entry["pip"]
+        for entry in yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+        if isinstance(entry, dict)
+    ]
+    tensorflow = project["optional-dependencies"]["gpu"][0]
+    assert pip == [
+        *project["dependencies"],
+        f"{tensorflow}; sys_platform == 'linux'",
+        f"{tensorflow.replace('[and-cuda]', '')}; sys_platform != 'linux'",
+    ]
+
+
+def test_every_bounded_dependency_is_pinned_within_its_bounds():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for text in (*project["dependencies"], extras["cpu"][0], *extras["dev"]):
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), text
+
+
+def test_no_tracked_file_names_an_index_host():
+    hosts = re.compile("pypi" + r"\.org|python" + "hosted|" + r"conda\." + "anaconda")
+    for path in subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split():
+        assert not hosts.search((ROOT / path).read_text()), path

@@ -1,0 +1,72 @@
+"""The models, their hyperparameters and recipes."""
+
+import numpy as np
+import pytest
+
+import fmnist.models
+from fmnist.errors import FmnistError
+from fmnist.registry import MODELS
+
+PARAMETERS = {  # counted by hand from the layers
+    "mlp": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
+    "mlp_dropout": 784 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10,
+    "lenet": 61_706,  # as in the paper's layout with full connections
+    "alexnet": 2_166_026,
+    "cnn64": 640 + 73_856 + 7 * 7 * 128 * 128 + 128 + 128 * 10 + 10,
+    "cnn128": 1_280 + 295_168 + 7 * 7 * 256 * 128 + 128 + 128 * 10 + 10,
+    "cnn256": 2_560 + 1_180_160 + 7 * 7 * 512 * 128 + 128 + 128 * 10 + 10,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_the_parameters_of_its_layers_and_gives_probabilities_of_raw_pixels(name, cpu):
+    model = MODELS[name].build(MODELS[name].hyperparameters(""), precision="float32", seed=0)
+    assert model.count_params() == PARAMETERS[name]
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.float32)
+    probabilities = model(images).numpy()
+    assert probabilities.shape == (3, 10)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_seed_decides_the_weights(cpu):
+    builds = [
+        MODELS["lenet"].build(MODELS["lenet"].hyperparameters(""), precision="float32", seed=s) for s in (1, 1, 2)
+    ]
+    one, again, other = [model.get_weights()[0] for model in builds]
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_the_mlp_recipe_is_the_one_it_replaces():
+    recipe = MODELS["mlp"].recipe
+    assert recipe == fmnist.models.Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30)
+
+
+def test_hyperparameters_override_the_defaults():
+    values = MODELS["cnn64"].hyperparameters("filters=8,16,32; dropout=0.1 ;activation=gelu")
+    assert values == {"filters": (8, 16, 32), "kernel": 3, "dense": (128,), "dropout": 0.1, "activation": "gelu"}
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "message"),
+    [
+        ("lenet", "dnse=3", "unknown hyperparameter of lenet 'dnse'. Did you mean 'dense'?"),
+        ("lenet", "dense", "hyper: dense: expected whole numbers joined by commas, from 1 to 16384; received ''"),
+        ("lenet", "dense=1,x", "hyper: dense: expected whole numbers joined by commas"),
+        ("lenet", "kernel=3,3", "hyper: kernel: expected whole number from 1 to 7; received '3,3'"),
+        ("cnn64", "dropout=1.5", "hyper: dropout: expected number from 0 to 0.95; received '1.5'"),
+        ("cnn64", "dropout=nan", "hyper: dropout: expected number from 0 to 0.95; received 'nan'"),
+        ("mlp", "activation=rleu", "unknown activation 'rleu'. Did you mean 'relu'?"),
+    ],
+)
+def test_a_bad_hyperparameter_is_refused(model, text, message):
+    with pytest.raises(FmnistError) as caught:
+        MODELS[model].hyperparameters(text)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["filters=4,4,4,4,4,4", "filters=4;kernel=7", "kernel=1", "dense=8"])
+def test_lenet_can_be_built_with_any_allowed_shape(text, cpu):
+    model = MODELS["lenet"].build(MODELS["lenet"].hyperparameters(text), precision="float32", seed=0)
+    assert model.output_shape == (None, 10)

@@ -1,0 +1,95 @@
+"""Settings, the command line and MLproject say the same."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import fmnist.data
+import fmnist.models  # noqa: F401  # fills the registry
+from fmnist import cli, settings
+from fmnist.errors import FmnistError
+
+ROOT = Path(__file__).parent.parent
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+ENTRY_POINTS = {"preprocess": settings.Preprocess, "train": settings.Train}
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
+def test_mlproject_repeats_every_name_and_default(name, record):
+    expected = {field.name: settings.default_text(field) for field in dataclasses.fields(record)}
+    declared = {key: entry["default"] for key, entry in PROJECT[name]["parameters"].items()}
+    assert declared == expected
+    passed = re.findall(r"--(\w+) \{(\w+)\}", PROJECT[name]["command"])
+    assert passed == [(key, key) for key in expected]
+
+
+def test_mlproject_has_an_entry_point_for_each_settings_record():
+    assert set(PROJECT) - {"main"} == set(ENTRY_POINTS)
+
+
+@pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
+def test_help_names_every_parameter_with_its_default(name, record):
+    output = CliRunner().invoke(cli._command(record), ["--help"], terminal_width=400).output
+    for field in dataclasses.fields(record):
+        default = settings.default_text(field) or "empty"
+        assert re.search(rf"--{field.name} .*\[default: {re.escape(default)}\]", output)
+
+
+@pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
+def test_readme_lists_every_parameter_with_its_default(name, record):
+    section = README.split(f"### `{name}`")[1].split("\n#")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|empty) \|", section, re.MULTILINE))
+    assert listed == {field.name: settings.default_text(field) for field in dataclasses.fields(record)}
+
+
+def test_readme_commands_use_parameters_and_values_that_exist():
+    commands = re.findall(r"mlflow run \S+ -e (\w+)((?: -P \S+| --\S+(?: \w+)?)*)", README)
+    assert len(commands) >= 4
+    for name, rest in commands:
+        given = {}
+        for pair in re.findall(r"-P (\S+)", rest):
+            key, _, value = pair.partition("=")
+            given[key] = value.strip('"')
+        settings.parse(ENTRY_POINTS[name], given)
+
+
+def test_an_empty_text_is_the_default():
+    assert settings.parse(settings.Train, {"epochs": "", "model": ""}) == settings.Train()
+
+
+def test_auto_leaves_a_value_to_the_recipe():
+    assert settings.parse(settings.Train, {"epochs": "auto", "learning_rate": "auto"}).epochs is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("model", "lenett", "unknown model 'lenett'. Did you mean 'lenet'?"),
+        ("dataset", "fashion_mnist", "unknown dataset 'fashion_mnist'. Did you mean 'fashion-mnist'?"),
+        ("epochs", "five", "epochs: expected a whole number, or auto; received 'five'"),
+        ("epochs", "0", "epochs: expected at least 1, received 0"),
+        ("epochs", "1.5", "epochs: expected a whole number, or auto; received '1.5'"),
+        ("batch_size", "-1", "batch_size: expected at least 1, received -1"),
+        ("learning_rate", "nan", "learning_rate: expected a number above 0, received nan"),
+        ("learning_rate", "inf", "learning_rate: expected a number above 0, received inf"),
+        ("optimizer", "adamm", "unknown optimizer 'adamm'. Did you mean 'adam'? Choose from: auto, sgd"),
+        ("augment", "flip", "unknown augmentation 'flip'."),
+        ("augment", "shift+shift", "augment: expected each name once"),
+        ("validation", "half", "validation: expected a number of images"),
+        ("validation", "0", "validation: expected a number of images of at least 1"),
+        ("seed", "-1", "seed: expected at least 0"),
+        ("device", "tpu", "unknown device 'tpu'."),
+        ("tensorboard", "maybe", "tensorboard: expected true or false; received 'maybe'"),
+        ("colour", "red", "unknown parameter 'colour'."),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_says_what_was_expected(name, text, message):
+    with pytest.raises(FmnistError) as caught:
+        settings.parse(settings.Train, {name: text})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,301 @@
+"""What MLflow has stored after a real `mlflow run`, and how a run ends when it is broken off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from conftest import Store
+
+from fmnist import data, device, training
+from fmnist.settings import Train
+
+NewStore = Callable[[], Store]
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def tracked_in(store: Store) -> Iterator[None]:
+    """MLflow in this process on a store."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+# One `mlflow run . -e train`, read back from many sides:
+
+
+@pytest.fixture(scope="module")
+def store(new_store: NewStore) -> Store:
+    return new_store()
+
+
+@pytest.fixture(scope="module")
+def result(store):
+    parameters = {"hyper": "dense=32", "epochs": 3, "augment": "shift", "tensorboard": "true", "device": "cpu"}
+    return result_of(store.mlflow_run("train", model="lenet", dataset="synthetic", **parameters))
+
+
+@pytest.fixture(scope="module")
+def run(store, result):
+    return store.client.get_run(result["run_id"])
+
+
+def test_the_run_is_finished_and_described(run):
+    assert run.info.status == "FINISHED"
+    assert f"{run.data.metrics['test/accuracy']:.2%}" in run.data.tags["mlflow.note.content"]
+
+
+def test_parameters_are_kept_as_typed_and_as_resolved(run):
+    params = run.data.params
+    assert (params["model"], params["epochs"], params["batch_size"], params["hyper"]) == (
+        "lenet",
+        "3",
+        "auto",
+        "dense=32",
+    )
+    assert (params["recipe.batch_size"], params["recipe.learning_rate"]) == ("128", "0.001")
+    assert (params["hyper.dense"], params["hyper.filters"], params["recipe.augment"]) == ("32", "6,16", "shift")
+
+
+def test_every_epoch_has_its_metrics_at_its_step(store, result):
+    for name in (
+        *("train/loss", "train/accuracy", "val/loss", "val/accuracy"),
+        *("perf/epoch_seconds", "perf/images_per_second"),
+    ):
+        history = store.client.get_metric_history(result["run_id"], name)
+        assert [metric.step for metric in history] == [1, 2, 3]
+    losses = [metric.value for metric in store.client.get_metric_history(result["run_id"], "train/loss")]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_the_test_figures_are_logged_and_agree_with_the_tables(store, run, result):
+    metrics = run.data.metrics
+    assert metrics["test/accuracy"] == result["test_accuracy"] > 0.2
+    assert metrics["num_parameters"] == result["num_parameters"]
+    assert {"test/loss", "test/macro_f1", "test/calibration_error"} <= set(metrics)
+    root = store.folder / "artifacts" / run.info.run_id / "artifacts" / "test"
+    rows = [line.split(",")[1:] for line in (root / "confusion_matrix.csv").read_text().splitlines()[1:]]
+    confusion = np.array(rows, dtype=int)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(metrics["test/accuracy"])
+    table = json.loads((root / "per_class.json").read_text())
+    recalls = [row[table["columns"].index("recall")] for row in table["data"]]
+    np.testing.assert_allclose(recalls, np.diagonal(confusion) / confusion.sum(axis=1))
+
+
+def test_the_device_and_the_versions_are_those_really_used(run):
+    tags = run.data.tags
+    assert (tags["device"], tags["device.name"]) == ("cpu", device.cpu_name())
+    assert tags["version.keras"] == device.versions()["keras"]
+    assert int(tags["device.threads"]) == device.num_threads()
+
+
+def test_the_data_is_an_input_with_a_digest_over_all_bytes(run):
+    (entry,) = run.inputs.dataset_inputs
+    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    assert entry.dataset.name == "synthetic"
+    assert entry.dataset.digest == splits.manifest["digest"] == run.data.tags["dataset.digest"]
+    assert json.loads(entry.dataset.profile)["features_shape"]["test"] == [2000, 28, 28]
+
+
+def test_the_artifacts_are_there(store, result):
+    expected = {
+        *("learning_curves.png", "model_summary.txt", "data/manifest.json", "test/per_class.json"),
+        *("test/confusion_matrix.png", "test/confusion_matrix.csv"),
+        *("test/predictions.png", "test/confident_mistakes.png"),
+    }
+    found = store.artifacts(result["run_id"])
+    assert expected <= found
+    assert len([path for path in found if path.startswith("tensorboard/")]) == 2
+
+
+def test_system_metrics_are_logged(run):
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+
+
+def test_the_model_is_registered_with_tags_and_an_unnamed_signature(store, result):
+    import mlflow
+
+    assert result["registered"] == "fashion-mnist/1"
+    version = store.client.get_model_version("fashion-mnist", "1")
+    assert (version.tags["model"], version.tags["dataset"]) == ("lenet", "synthetic")
+    assert version.tags["test.accuracy"] == f"{result['test_accuracy']:.4f}"
+    with tracked_in(store):
+        model = mlflow.models.get_model_info(version.source)
+    (tensor,) = model.signature.inputs.inputs
+    assert (tensor.name, tensor.shape, tensor.type) == (None, (-1, 28, 28), np.dtype("float32"))
+    assert len(model.metadata["class_names"]) == 10
+    assert "keras" in model.flavors
+
+
+def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
+    import mlflow
+
+    from fmnist import tracking
+
+    store = new_store()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
+    settings = Train(model="cnn64", hyper="filters=4,8", dataset="synthetic", epochs=1)
+    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    with tracked_in(store):
+        plan = training.plan(settings)
+        with tracking.run(settings):
+            trained = training.train(plan, splits, tracking.log_epoch)
+            assert tracking.log_model(trained, splits, plan, "fashion-mnist") == "fashion-mnist/1"
+        images = splits.test.images[:200].astype(np.float32)
+        loaded = mlflow.keras.load_model("models:/fashion-mnist/1")(images).numpy()
+        served = mlflow.pyfunc.load_model("models:/fashion-mnist/1").predict(images)
+    np.testing.assert_allclose(loaded, trained.test_probabilities[:200], atol=1e-6)
+    np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-6)
+
+
+def test_preprocess_logs_counts_manifest_and_plots(new_store):
+    store = new_store()
+    result = result_of(store.mlflow_run("preprocess", dataset="synthetic", validation="stratified:1000", seed=3))
+    run = store.client.get_run(result["run_id"])
+    assert run.data.params == {
+        "dataset": "synthetic",
+        "data_dir": "''",
+        "validation": "stratified:1000",
+        "seed": "3",
+    }
+    assert run.data.metrics == {
+        "data/num_train": 11_000,
+        "data/num_validation": 1_000,
+        "data/num_test": 2_000,
+        "data/duplicates_train_validation": 0,
+        "data/duplicates_train_test": 0,
+        "data/duplicates_validation_test": 0,
+    } | {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+    assert len(run.inputs.dataset_inputs) == 1
+    assert {"data/manifest.json", "data/class_balance.png", "data/samples.png"} <= store.artifacts(
+        result["run_id"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"model": "lenett"}, "error: unknown model 'lenett'. Did you mean 'lenet'?"),
+        ({"colour": "red"}, "error: No such option"),
+    ],
+)
+def test_a_refused_parameter_leaves_a_failed_run_and_one_line(new_store, parameters, message):
+    store = new_store()
+    done = store.mlflow_run("train", dataset="synthetic", **parameters)
+    assert done.returncode != 0
+    assert next(line for line in done.stderr.splitlines() if line.startswith("error:")).startswith(message)
+    (run,) = store.client.search_runs([store.experiment])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hyper", "dnse=3"], "error: unknown hyperparameter of lenet 'dnse'. Did you mean 'dense'?"),
+        (["--model", "lenett"], "error: unknown model 'lenett'."),
+        (["--epoch", "3"], "error: No such option"),
+        (["stray"], "error: Got unexpected extra argument"),
+        (["--data_dir", "/nowhere"], "error: data_dir: expected a folder"),
+        (
+            ["--dataset", "synthetic", "--batch_size", "7001"],
+            "error: batch_size: expected at most the 7000 images",
+        ),
+        (["--dataset", "synthetic", "--validation", "12000"], "error: validation: expected fewer than the 12000"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_anything_heavy_is_imported(new_store, arguments, message):
+    store = new_store()
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('entry_points.train', run_name='__main__')\n"
+        "finally:\n"
+        "    print({'tensorflow', 'keras', 'mlflow', 'matplotlib', 'pandas'} & set(sys.modules))"
+    )
+    done = store.run([sys.executable, "-c", code])
+    assert done.returncode == 2
+    assert done.stdout == "set()\n"
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(message)
+    assert store.client.search_runs([store.experiment]) == []
+
+
+def test_gpu_where_none_is_visible_is_refused_with_what_was_looked_for(new_store):
+    if any(path.exists() for path in map(device.Path, device._DRIVER_FILES)):
+        pytest.skip("this machine has a GPU's driver")
+    store = new_store()
+    done = store.run([sys.executable, "-m", "entry_points.train", "--device", "gpu"])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "/dev/nvidiactl" in done.stderr
+    assert "-P device=cpu" in done.stderr
+
+
+def test_an_error_within_a_run_leaves_it_failed(new_store):
+    store = new_store()
+    parameters = {"model": "mlp", "dataset": "synthetic", "learning_rate": "1e12", "optimizer": "sgd"}
+    arguments = [text for name, value in parameters.items() for text in (f"--{name}", value)]
+    done = store.run([sys.executable, "-m", "entry_points.train", *arguments])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: training diverged")
+    (run,) = store.client.search_runs([store.experiment])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "wait_for"),
+    [
+        (signal.SIGINT, True, "epoch 1/"),  # Ctrl-C in a terminal reaches the launcher and the script
+        (signal.SIGTERM, True, "=== Running command"),  # before the script has come to its run
+        (signal.SIGTERM, False, "epoch 1/"),  # to the script alone, as a scheduler does
+    ],
+)
+def test_an_interrupted_run_is_killed(new_store, number, to_group, wait_for):
+    store = new_store()
+    if to_group:
+        command = store.command("train", dataset="synthetic", epochs=5000)
+    else:
+        command = [sys.executable, "-m", "entry_points.train", "--dataset", "synthetic", "--epochs", "5000"]
+    with subprocess.Popen(
+        command, cwd=store.folder, env=store.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        for line in process.stderr:
+            if wait_for in line:
+                break
+        if "Running command" in wait_for:
+            time.sleep(1)  # the script is importing
+        os.killpg(process.pid, number) if to_group else os.kill(process.pid, number)
+        process.stderr.read()
+    assert process.returncode != 0
+    assert status_at_last(store) == "KILLED"
+    if not to_group:
+        assert process.returncode == 128 + number
+
+
+def status_at_last(store: Store) -> str:
+    """The status of the only run, once it is KILLED or has had its time to become so."""
+    for _ in range(100):
+        (run,) = store.client.search_runs([store.experiment])
+        if run.info.status == "KILLED":
+            time.sleep(2)  # the launcher may still write over it
+            (run,) = store.client.search_runs([store.experiment])
+            if run.info.status == "KILLED":
+                break
+        time.sleep(0.2)
+    return run.info.status

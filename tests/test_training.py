@@ -1,0 +1,160 @@
+"""Training through the real engine, on data small enough to be quick and hard enough to tell."""
+
+import numpy as np
+import pytest
+
+from fmnist import data, engine, training
+from fmnist.data import Split, Splits
+from fmnist.engine import randomness
+from fmnist.errors import FmnistError
+from fmnist.registry import MODELS
+from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, Train
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Splits:
+    return data.load("synthetic", data_dir="", validation="1000", seed=0)
+
+
+@pytest.fixture(scope="module")
+def handful(synthetic) -> Splits:
+    """A few images: enough for every path, with a last batch that isn't full."""
+    parts = [
+        Split(split.images[:n], split.labels[:n]) for split, n in ((synthetic.train, 70), (synthetic.test, 30))
+    ]
+    return Splits(parts[0], parts[1], parts[1], synthetic.class_names, synthetic.manifest)
+
+
+def train(splits: Splits, **settings: object) -> training.Trained:
+    return training.train(training.plan(Train(**settings)), splits, lambda _: None)
+
+
+def test_lenet_learns_the_synthetic_classes_neither_by_chance_nor_perfectly(synthetic):
+    trained = train(synthetic, model="lenet", epochs=3)
+    assert 0.6 < trained.test.accuracy < 0.99
+    assert trained.test.accuracy == pytest.approx(trained.history[-1].validation_accuracy, abs=0.06)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains(model, handful):
+    trained = train(handful, model=model, epochs=1, batch_size=32)
+    assert np.isfinite(trained.history[0].train_loss)
+    assert trained.test_probabilities.shape == (30, 10)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_lowers_the_loss(optimizer, handful):
+    history = train(handful, model="mlp", optimizer=optimizer, epochs=6, batch_size=8, learning_rate=1e-3).history
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_the_same_seed_gives_equal_weights_with_every_random_layer_at_work(handful):
+    """On the CPU, where it is promised."""
+    settings = {"model": "mlp_dropout", "augment": "+".join(AUGMENTATIONS), "epochs": 2, "batch_size": 16}
+    one, again, other = (train(handful, **settings, seed=seed).model.get_weights() for seed in (5, 5, 6))
+    for left, right in zip(one, again, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(handful):
+    """So that a run which begins again in the middle goes on as it would have."""
+    plan = training.plan(Train(model="mlp_dropout", augment="shift", batch_size=16, optimizer="sgd"))
+    results = []
+    for epochs in ([1, 2], [3, 2]):
+        model = plan.model.build(plan.hyperparameters, precision="float32", seed=0)
+        start = model.get_weights()
+        engine_ = engine.load(
+            model,
+            optimizer=engine.optimizer("sgd", 0.01),
+            augment=plan.augment,
+            batch_size=16,
+            images=handful.train.images,
+            labels=handful.train.labels,
+        )
+        engine_.train_epoch(0, epochs[0])
+        model.set_weights(start)
+        results.append(engine_.train_epoch(0, epochs[1]))
+    assert results[0] == results[1]
+
+
+def test_bfloat16_computes_the_layers_and_leaves_probabilities_in_float32(handful):
+    trained = train(handful, model="lenet", precision="bfloat16", epochs=1)
+    computed = {layer.name.rpartition("_")[0] or layer.name: layer.compute_dtype for layer in trained.model.layers}
+    assert computed["conv2d"] == "bfloat16"
+    assert computed["logits"] == computed["probabilities"] == "float32"
+    assert trained.test_probabilities.dtype == np.float32
+    np.testing.assert_allclose(trained.test_probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_patience_keeps_the_best_epoch_on_validation(synthetic):
+    """A step so large that accuracy comes and goes."""
+    small = Splits(
+        Split(synthetic.train.images[:500], synthetic.train.labels[:500]),
+        synthetic.validation,
+        synthetic.test,
+        synthetic.class_names,
+        synthetic.manifest,
+    )
+    trained = train(small, model="mlp", optimizer="adam", learning_rate=0.02, epochs=40, patience=2)
+    accuracies = [epoch.validation_accuracy for epoch in trained.history]
+    assert trained.kept_epoch == int(np.argmax(accuracies)) + 1
+    assert len(accuracies) == trained.kept_epoch + 2 < 40
+    probabilities = trained.model(small.validation.images.astype(np.float32)).numpy()
+    kept = (probabilities.argmax(axis=1) == small.validation.labels).mean()
+    assert kept == pytest.approx(max(accuracies), abs=1e-9)
+
+
+def test_the_test_split_decides_nothing(handful):
+    """Other test images, the same training: only the test figures change."""
+    other = Splits(
+        handful.train,
+        handful.validation,
+        Split(255 - handful.test.images, handful.test.labels),
+        handful.class_names,
+        handful.manifest,
+    )
+    one, two = (train(splits, model="mlp", epochs=3, patience=1) for splits in (handful, other))
+    for left, right in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert one.test.loss != two.test.loss
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_changes_images_and_keeps_their_shape_and_range(name, handful):
+    images = handful.train.images[..., None].astype(np.float32)
+    changed = randomness.augmenter((name,))(images, training=True).numpy()
+    assert changed.shape == images.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 255.001
+    assert not np.array_equal(changed, images)
+
+
+def test_flips_are_flips(handful):
+    images = handful.train.images[..., None].astype(np.float32)
+    for name, axis in (("flip_horizontal", 2), ("flip_vertical", 1)):
+        changed = randomness.augmenter((name,))(images, training=True).numpy()
+        flipped = np.flip(images, axis)
+        same, turned = (changed == images).all((1, 2, 3)), (changed == flipped).all((1, 2, 3))
+        assert (same | turned).all()
+        assert 0.2 < turned.mean() < 0.8
+
+
+def test_augmentation_is_not_part_of_the_model(handful):
+    trained = train(handful, model="mlp", augment="flip_vertical", epochs=1)
+    images = handful.test.images.astype(np.float32)
+    once, twice = trained.model(images).numpy(), trained.model(images).numpy()
+    np.testing.assert_array_equal(once, twice)
+    np.testing.assert_allclose(once, trained.test_probabilities, atol=1e-6)
+
+
+def test_a_batch_larger_than_the_split_is_refused(handful):
+    with pytest.raises(FmnistError, match="expected at most the 70 images"):
+        training.check_fits(training.plan(Train(batch_size=71)), handful)
+
+
+def test_a_training_that_diverges_says_so(handful):
+    with pytest.raises(FmnistError, match=r"training diverged.*-P learning_rate="):
+        train(handful, model="mlp", optimizer="sgd", learning_rate=1e12, epochs=5)
