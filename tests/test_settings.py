@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,12 @@ def test_readme_lists_every_parameter_with_its_default(name, record):
 
 
 def test_readme_commands_use_parameters_and_values_that_exist():
-    commands = re.findall(r"mlflow run \S+ -e (\w+)((?: -P \S+| --\S+(?: \w+)?)*)", README)
+    commands = [shlex.split(line) for line in README.splitlines() if line.startswith("mlflow run")]
     assert len(commands) >= 4
-    for name, rest in commands:
-        given = {}
-        for pair in re.findall(r"-P (\S+)", rest):
-            key, _, value = pair.partition("=")
-            given[key] = value.strip('"')
-        settings.parse(ENTRY_POINTS[name], given)
+    for words in commands:
+        pairs = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-P"]
+        given = {name: value for name, _, value in pairs}
+        settings.parse(ENTRY_POINTS[words[words.index("-e") + 1]], given)
 
 
 def test_an_empty_text_is_the_default():
