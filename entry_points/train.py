@@ -7,7 +7,7 @@ from fmnist.settings import Train
 
 
 def train(settings: Train) -> dict[str, Any]:
-    device.refuse_missing_gpu(settings.device)
+    device.refuse_missing(settings.device, settings.backend)
     plan = training.plan(settings)
     splits = data.load(
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
@@ -17,7 +17,7 @@ def train(settings: Train) -> dict[str, Any]:
 
     with tracking.run(settings) as run_id:
         tracking.log_dataset(splits)
-        used = device.select(settings.device)
+        used = device.select(settings.device, settings.backend)
         tracking.log_plan(plan, used)
         with cli.Progress(plan.model.name, plan.recipe.epochs) as progress:
 

@@ -1,9 +1,10 @@
 """Which device computes, and what the machine is: asked for, looked for, and recorded.
 
-A device is fixed at first use, for the whole process: call `refuse_missing_gpu` before anything heavy is
+A device is fixed at first use, for the whole process: call `refuse_missing` before anything heavy is
 imported and `select` before the first array is made.
 """
 
+import importlib.util
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ from fmnist.errors import FmnistError
 
 # What an NVIDIA or AMD driver puts there, on Linux and under WSL.
 _DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-_PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "mlflow")
+_PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "numpy", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Device:
     """Installed versions, of Python and of the libraries that take part."""
 
 
-def refuse_missing_gpu(requested: str) -> None:
-    """Refuses `gpu` at once where no driver of one is to be seen; imports nothing.
+def refuse_missing(requested: str, backend: str) -> None:
+    """Refuses at once what isn't installed, and `gpu` where no driver of one is to be seen; imports nothing.
 
     Raises:
-        FmnistError: If a GPU was asked for and there is no sign of one.
+        FmnistError: If the backend isn't installed, or a GPU was asked for and there is no sign of one.
     """
+    if importlib.util.find_spec(backend) is None:
+        extra = "jax" if backend == "jax" else "cpu"
+        raise FmnistError(f"backend={backend}: it isn't installed; type: pip install '.[{extra}]'")
     if requested != "gpu" or platform.system() != "Linux":
         return
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -51,33 +55,49 @@ def refuse_missing_gpu(requested: str) -> None:
         )
 
 
-def select(requested: str) -> Device:
-    """Fixes the device of this process.
+def select(requested: str, backend: str) -> Device:
+    """Fixes the backend and the device of this process.
 
     Raises:
-        FmnistError: If a GPU was asked for and TensorFlow sees none.
+        FmnistError: If a GPU was asked for and the backend sees none.
     """
+    os.environ["KERAS_BACKEND"] = backend
+    gpu_name = (_select_jax if backend == "jax" else _select_tensorflow)(requested)
+    if requested == "gpu" and gpu_name is None:
+        raise FmnistError(
+            f"device=gpu: a driver is there, but {backend} sees no GPU. Install its build with CUDA "
+            "(pip install 'tensorflow[and-cuda]' or 'jax[cuda12]'; tensorflow-cpu never sees one), "
+            "or type -P device=cpu"
+        )
+    kind, name = ("gpu", gpu_name) if gpu_name else ("cpu", cpu_name())
+    return Device(kind, name, num_threads(), versions())
+
+
+def _select_tensorflow(requested: str) -> str | None:
+    """Fixes TensorFlow's device; gives the GPU's name, or None for the CPU."""
     with _quiet_import():
         import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if requested == "gpu" and not gpus:
-        raise FmnistError(
-            f"device=gpu: a driver is there, but TensorFlow {tf.__version__} sees no GPU. Install the build "
-            "with CUDA (pip install 'fmnist[gpu]'; tensorflow-cpu never sees one), or type -P device=cpu"
-        )
-    on_gpu = bool(gpus) and requested != "cpu"
-    if on_gpu:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown GPU")
+    if gpus and requested != "cpu":
         tf.config.set_visible_devices(gpus[:1], "GPU")
         tf.config.experimental.set_memory_growth(gpus[0], True)
-    else:
-        name = cpu_name()
-        tf.config.set_visible_devices([], "GPU")
-        # Without it, sums that several threads share come out in whatever order the threads end.
-        # On a CPU it costs nothing that can be measured; on a GPU it would.
-        tf.config.experimental.enable_op_determinism()
-    return Device("gpu" if on_gpu else "cpu", name, num_threads(), versions())
+        return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown GPU"))
+    tf.config.set_visible_devices([], "GPU")
+    # Without it, sums that several threads share come out in whatever order the threads end. On a CPU it
+    # costs nothing that can be measured; on a GPU it would.
+    tf.config.experimental.enable_op_determinism()
+    return None
+
+
+def _select_jax(requested: str) -> str | None:
+    """Fixes JAX's device; gives the GPU's name, or None for the CPU."""
+    import jax
+
+    if requested == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+    device = jax.devices()[0]
+    return None if device.platform == "cpu" else str(device.device_kind)
 
 
 @contextmanager

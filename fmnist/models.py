@@ -8,6 +8,7 @@ Keras is imported only when a model is built.
 
 import dataclasses
 import inspect
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +78,9 @@ class Model:
         """
         import keras
 
-        keras.utils.set_random_seed(seed)
+        # Keras draws the seeds of its initializers from Python's generator. keras.utils.set_random_seed
+        # does no more for them, but imports TensorFlow under any backend.
+        random.seed(seed)
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
         pixels = keras.Input((SIDE, SIDE), name="pixels")
         outputs = keras.layers.Rescaling(1 / 255, name="scale")(pixels)

@@ -67,6 +67,7 @@ class Train:
     )
     seed: int = option(0, "seed of weights, order, dropout, augmentation", minimum=0)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "gpu"))
+    backend: str = option("tensorflow", "what Keras computes with", choices=("tensorflow", "jax"))
     precision: str = option("float32", "arithmetic of the layers", choices=("float32", "bfloat16"))
     patience: int = option(
         0,

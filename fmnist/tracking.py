@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 NUM_SHOWN = 25
 LAUNCHER_SECONDS = 15
 # What a served model needs; the rest of the environment stays out of it.
-_REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow", "tensorflow-cpu")
+_REQUIREMENTS = ("mlflow", "keras", "numpy")
+_BACKEND_REQUIREMENTS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax", "jaxlib")}
 
 
 @contextmanager
@@ -111,6 +112,7 @@ def log_plan(plan: "Plan", device: Device) -> None:
     """Logs the resolved recipe and hyperparameters, and the device that is really used."""
     recipe = dataclasses.asdict(plan.recipe) | {
         "augment": "+".join(plan.augment) or "none",
+        "backend": plan.backend,
         "precision": plan.precision,
         "patience": plan.patience,
         "seed": plan.seed,
@@ -195,7 +197,11 @@ def log_model(trained: "Trained", splits: Splits, plan: "Plan", registered_model
         trained.model,
         name="model",
         signature=signature,
-        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS if _installed(name)],
+        pip_requirements=[
+            f"{name}=={version(name)}"
+            for name in (*_REQUIREMENTS, *_BACKEND_REQUIREMENTS[plan.backend])
+            if _installed(name)
+        ],
         metadata={"class_names": list(splits.class_names), "model": plan.model.name},
     )
     if registered_model == "none":

@@ -30,6 +30,7 @@ class Plan:
     hyperparameters: dict[str, Any]
     recipe: Recipe
     augment: tuple[str, ...]
+    backend: str
     precision: str
     patience: int
     seed: int
@@ -82,6 +83,7 @@ def plan(settings: Train) -> Plan:
         hyperparameters=model.hyperparameters(settings.hyper),
         recipe=recipe,
         augment=parse_augment(settings.augment),
+        backend=settings.backend,
         precision=settings.precision,
         patience=settings.patience,
         seed=settings.seed,
@@ -111,6 +113,7 @@ def train(plan: Plan, splits: Splits, on_epoch: Callable[[Epoch], None]) -> Trai
 
     model = plan.model.build(plan.hyperparameters, precision=plan.precision, seed=plan.seed)
     engine = engines.load(
+        plan.backend,
         model,
         optimizer=engines.optimizer(plan.recipe.optimizer, plan.recipe.learning_rate),
         augment=plan.augment,

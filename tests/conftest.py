@@ -93,4 +93,4 @@ def cpu() -> None:
     """TensorFlow on the CPU, in this process."""
     from fmnist import device
 
-    device.select("cpu")
+    device.select("cpu", "tensorflow")

@@ -18,7 +18,8 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"download", "synthetic"},
     {"data", "models", "device", "evaluation", "plots"},
     {"engine.randomness"},
-    {"engine.tensorflow"},
+    {"engine.compiled"},
+    {"engine.tensorflow", "engine.jax"},
     {"engine"},
     {"training"},
     {"tracking"},
@@ -28,6 +29,7 @@ HOMES = {
     "mlflow": {"tracking"},
     "click": {"cli"},
     "tensorflow": {"engine.tensorflow", "device"},
+    "jax": {"engine.jax", "device"},
     "seaborn": {"plots"},
     "psutil": set(),
 }

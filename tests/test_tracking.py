@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Store
+from conftest import ROOT, Store
 
 from fmnist import data, device, training
+from fmnist.evaluation import evaluate
 from fmnist.settings import Train
 
 NewStore = Callable[[], Store]
@@ -161,6 +163,34 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
         served = mlflow.pyfunc.load_model("models:/fashion-mnist/1").predict(images)
     np.testing.assert_allclose(loaded, trained.test_probabilities[:200], atol=1e-6)
     np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-6)
+
+
+def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_alike_under_tensorflow(
+    new_store, cpu
+):
+    import mlflow
+
+    store = new_store()
+    packages = store.folder / "packages"  # all that is installed, but for TensorFlow
+    packages.mkdir()
+    for path in Path(np.__file__).parent.parent.iterdir():
+        if not path.name.startswith("tensorflow"):
+            (packages / path.name).symlink_to(path)
+    store.environment["PYTHONPATH"] = f"{packages}{os.pathsep}{ROOT}"
+    arguments = ["--backend", "jax", "--dataset", "synthetic", "--model", "mlp_dropout", "--epochs", "2"]
+    command = [sys.executable, "-S", "-m", "entry_points.train"]
+    refused = store.run([*command, "--model", "lenet"])
+    assert refused.stderr == "error: backend=tensorflow: it isn't installed; type: pip install '.[cpu]'\n"
+    result = result_of(store.run([*command, *arguments]))
+    assert 0.6 < result["test_accuracy"] < 0.99
+    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    with tracked_in(store):
+        model = mlflow.keras.load_model("models:/fashion-mnist/1")
+        (stored,) = mlflow.search_runs([store.experiment]).to_dict("records")
+    evaluation = evaluate(model.predict(splits.test.images, verbose=0), splits.test.labels)
+    assert evaluation.accuracy == stored["metrics.test/accuracy"]
+    assert evaluation.loss == pytest.approx(stored["metrics.test/loss"], abs=1e-5)
+    assert stored["tags.version.jax"]
 
 
 def test_preprocess_logs_counts_manifest_and_plots(new_store):

@@ -67,6 +67,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(handful):
         model = plan.model.build(plan.hyperparameters, precision="float32", seed=0)
         start = model.get_weights()
         engine_ = engine.load(
+            "tensorflow",
             model,
             optimizer=engine.optimizer("sgd", 0.01),
             augment=plan.augment,

@@ -28,6 +28,7 @@ class Engine(Protocol):
 
 
 def load(
+    backend: str,
     model: "keras.Model",
     *,
     optimizer: "keras.optimizers.Optimizer",
@@ -36,10 +37,13 @@ def load(
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
 ) -> Engine:
-    """The engine for a model and the split that it is trained on."""
-    from fmnist.engine.tensorflow import TensorFlowEngine
+    """The engine of a backend for a model and the split that it is trained on."""
+    if backend == "jax":
+        from fmnist.engine.jax import JaxEngine as Backend
+    else:
+        from fmnist.engine.tensorflow import TensorFlowEngine as Backend  # type: ignore[assignment]
 
-    return TensorFlowEngine(
+    return Backend(
         model, optimizer=optimizer, augment=augment, batch_size=batch_size, images=images, labels=labels
     )
 
