@@ -1,4 +1,4 @@
-"""The engine on TensorFlow: a loop over batches inside one `tf.function`."""
+"""The engine on TensorFlow: a `tf.while_loop` over batches inside one `tf.function`."""
 
 from typing import Any
 
@@ -14,8 +14,10 @@ class TensorFlowEngine(CompiledEngine):
 
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._images, self._labels = tf.constant(images), tf.constant(labels)
-        self._epoch = tf.function(self._train_epoch)
-        self._forward = tf.function(lambda pixels: self.model(pixels, training=False), reduce_retracing=True)
+        self._epoch = tf.function(self._train_epoch, autograph=False)
+        self._forward = tf.function(
+            lambda pixels: self.model(pixels, training=False), autograph=False, reduce_retracing=True
+        )
 
     def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
         loss, correct = self._epoch(tf.constant(order.astype(np.int32)))
@@ -29,10 +31,13 @@ class TensorFlowEngine(CompiledEngine):
         num_full = self.count // self.batch_size
         order = tf.random.experimental.stateless_shuffle(tf.range(self.count), key)
         batches = tf.reshape(order[: num_full * self.batch_size], (num_full, self.batch_size))
-        loss, correct = tf.constant(0.0), tf.constant(0.0)
-        for index in tf.range(num_full):
+
+        def body(index: Any, loss: Any, correct: Any) -> tuple[Any, Any, Any]:
             batch_loss, batch_correct = self._step(batches[index])
-            loss, correct = loss + batch_loss, correct + batch_correct
+            return index + 1, loss + batch_loss, correct + batch_correct
+
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
+        _, loss, correct = tf.while_loop(lambda index, *_: index < num_full, body, start)
         if self.count % self.batch_size:
             batch_loss, batch_correct = self._step(order[num_full * self.batch_size :])
             loss, correct = loss + batch_loss, correct + batch_correct
