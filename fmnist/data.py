@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist import synthetic
-from fmnist.download import UnavailableError, cache_dir, fetch, sha256
+from fmnist.download import UnavailableError, cache_dir, fetch, sha256, unwritable_cache
 from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS
 from fmnist.settings import parse_validation
@@ -130,7 +130,10 @@ def load(dataset: str, *, data_dir: str, validation: str, seed: int) -> Splits:
     splits = _read_prepared(path, names)
     if splits is None:
         splits = _split(source.read(), stratified, num_validation, seed, names, made)
-        _write_prepared(path, splits)
+        try:
+            _write_prepared(path, splits)
+        except OSError as error:
+            raise unwritable_cache(error) from None
     for pair, count in splits.manifest["duplicates"].items():
         if count:
             text = f"{count} images stand both in {pair.replace('_', ' and ')}"

@@ -31,6 +31,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FMNIST_CACHE_DIR") or platformdirs.user_cache_dir("fmnist", appauthor=False))
 
 
+def unwritable_cache(error: OSError) -> FmnistError:
+    """The error for a cache that can't be written."""
+    return FmnistError(f"the cache can't be written ({error}); name another folder with FMNIST_CACHE_DIR")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -47,7 +52,10 @@ def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> No
         path = folder / name
         if path.is_file() and sha256(path) == expected:
             continue
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable_cache(error) from None
         for part in folder.glob(f"{name}.*.part"):  # what a killed process left
             if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
                 part.unlink(missing_ok=True)

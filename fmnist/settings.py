@@ -80,6 +80,10 @@ class Train:
     def __post_init__(self) -> None:
         check(self)
         parse_augment(self.augment)
+        if not self.registered_model.strip() or set("/:") & set(self.registered_model):
+            raise FmnistError(
+                f"registered_model: expected a name without / and :, or none; received {self.registered_model!r}"
+            )
 
 
 def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:

@@ -28,6 +28,7 @@ from mlflow.types import Schema, TensorSpec
 from fmnist import plots
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device
+from fmnist.errors import FmnistError
 from fmnist.settings import default_text
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def run(settings: Any) -> Iterator[str]:
     """
     status = "FAILED"
     try:
-        mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
+        try:
+            mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
+        except mlflow.MlflowException as error:
+            where = mlflow.get_tracking_uri()
+            raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
         active = mlflow.active_run()
         texts = {
             field.name: _text(getattr(settings, field.name), default_text(field))

@@ -175,6 +175,14 @@ def test_what_is_prepared_is_not_prepared_again_unless_it_was_harmed(tmp_path, m
     assert not list((cache / "prepared").glob(".new-*"))
 
 
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FMNIST_CACHE_DIR", str(tmp_path / "file"))
+    for name in ("synthetic", "mnist"):
+        with pytest.raises(FmnistError, match=r"the cache can't be written.*FMNIST_CACHE_DIR"):
+            data.load(name, data_dir="", validation="5000", seed=0)
+
+
 def test_synthetic_images_are_always_the_same():
     images, labels, test_images, test_labels = synthetic.draw()
     assert (images.shape, test_images.shape) == ((12_000, 28, 28), (2_000, 28, 28))

@@ -84,6 +84,8 @@ def test_auto_leaves_a_value_to_the_recipe():
         ("seed", "-1", "seed: expected at least 0"),
         ("device", "tpu", "unknown device 'tpu'."),
         ("tensorboard", "maybe", "tensorboard: expected true or false; received 'maybe'"),
+        ("registered_model", "a/b", "registered_model: expected a name without / and :"),
+        ("registered_model", " ", "registered_model: expected a name without / and :"),
         ("colour", "red", "unknown parameter 'colour'."),
     ],
 )

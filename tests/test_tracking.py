@@ -288,6 +288,15 @@ def test_an_error_within_a_run_leaves_it_failed(new_store):
     assert run.info.status == "FAILED"
 
 
+def test_a_tracking_store_that_takes_no_run_is_said_in_one_line(new_store):
+    store = new_store()
+    store.environment["MLFLOW_EXPERIMENT_ID"] = "12345"
+    done = store.run([sys.executable, "-m", "entry_points.preprocess", "--dataset", "synthetic"])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: MLflow at {store.uri} takes no run:")
+
+
 @pytest.mark.parametrize(
     ("number", "to_group", "wait_for"),
     [
