@@ -17,6 +17,9 @@ from fmnist.registry import DATASETS, MODELS, unknown
 
 AUTO = "auto"
 AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
+BACKENDS = ("tensorflow", "jax")
+TRAINERS = ("compiled", "fit")
+PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
 Settings = TypeVar("Settings")
 
@@ -67,19 +70,30 @@ class Train:
     )
     seed: int = option(0, "seed of weights, order, dropout, augmentation", minimum=0)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "gpu"))
-    backend: str = option("tensorflow", "what Keras computes with", choices=("tensorflow", "jax"))
-    precision: str = option("float32", "arithmetic of the layers", choices=("float32", "bfloat16"))
+    backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
+    trainer: str = option("compiled", "one compiled call an epoch, or stock model.fit", choices=TRAINERS)
+    precision: str = option(
+        "float32",
+        "arithmetic of the layers; auto takes bfloat16 where device and model gain by it",
+        choices=("auto", *PRECISIONS),
+    )
     patience: int = option(
         0,
         "stop after so many epochs without a better validation accuracy, and keep the best; 0 never stops",
         minimum=0,
     )
+    repeats: int = option(1, "trainings over so many seeds, from seed on, as nested runs", minimum=1)
+    resume: str = option("", "run id, or auto: go on from the checkpoint of an interrupted run")
     registered_model: str = option("fashion-mnist", "name in the model registry, or none")
     tensorboard: bool = option(False, "write TensorBoard events too", choices=("true", "false"))
 
     def __post_init__(self) -> None:
         check(self)
         parse_augment(self.augment)
+        if self.repeats > 1 and self.resume not in ("", AUTO):
+            raise FmnistError(
+                f"resume: a run's id goes on with one run, but repeats={self.repeats}; type -P resume=auto"
+            )
         if not self.registered_model.strip() or set("/:") & set(self.registered_model):
             raise FmnistError(
                 f"registered_model: expected a name without / and :, or none; received {self.registered_model!r}"

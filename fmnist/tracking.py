@@ -8,10 +8,9 @@ they were resolved to goes under `recipe.` and `hyper.`.
 import dataclasses
 import importlib.util
 import os
-import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,12 +29,17 @@ from fmnist.data import SPLITS, Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.settings import default_text
+from fmnist.spread import spread
 
 if TYPE_CHECKING:
     from fmnist.evaluation import Evaluation
     from fmnist.training import Epoch, Plan, Trained
 
 NUM_SHOWN = 25
+REPEATED_FIGURES = (
+    *("test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
+    *("kept_epoch", "epoch_seconds_median"),
+)
 LAUNCHER_SECONDS = 15
 # What a served model needs; the rest of the environment stays out of it.
 _REQUIREMENTS = ("mlflow", "keras", "numpy")
@@ -48,20 +52,32 @@ def run(settings: Any) -> Iterator[str]:
 
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
-    status = "FAILED"
-    try:
+    with _ended():
         try:
-            mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
+            active = mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
-        active = mlflow.active_run()
         texts = {
             field.name: _text(getattr(settings, field.name), default_text(field))
             for field in dataclasses.fields(settings)
         }
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
         yield active.info.run_id
+
+
+@contextmanager
+def nested_run(name: str) -> Iterator[str]:
+    """A run under the active one; gives its id. It ends as `run` does."""
+    with _ended():
+        yield mlflow.start_run(run_name=name, nested=True).info.run_id
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    status = "FAILED"
+    try:
+        yield
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -82,6 +98,17 @@ def end_launched_run(run_id: str) -> None:
     while client.get_run(run_id).info.status == "KILLED" and time.monotonic() < give_up:
         time.sleep(0.2)
     client.set_terminated(run_id, "KILLED")
+
+
+def log_resumed(run_id: str) -> None:
+    """Notes on the active run that it goes on from another, which, if it was killed outright, ends here."""
+    active = mlflow.active_run().info.run_id
+    mlflow.set_tag("resumed_from", run_id)
+    client = mlflow.MlflowClient()
+    with suppress(mlflow.MlflowException):  # it may be in another store, or deleted
+        client.set_tag(run_id, "resumed_by", active)
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
 
 
 def log_dataset(splits: Splits) -> None:
@@ -118,6 +145,7 @@ def log_plan(plan: "Plan", device: Device) -> None:
     recipe = dataclasses.asdict(plan.recipe) | {
         "augment": "+".join(plan.augment) or "none",
         "backend": plan.backend,
+        "trainer": plan.trainer,
         "precision": plan.precision,
         "patience": plan.patience,
         "seed": plan.seed,
@@ -130,6 +158,7 @@ def log_plan(plan: "Plan", device: Device) -> None:
             "device": device.kind,
             "device.name": device.name,
             "device.threads": device.num_threads,
+            "device.batch_parts": plan.batch_parts,
             **{f"version.{package}": number for package, number in device.versions.items()},
         }
     )
@@ -159,7 +188,9 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
             "test/accuracy": test.accuracy,
             "test/macro_f1": test.macro_f1,
             "test/calibration_error": test.calibration_error,
-            "kept_epoch": trained.kept_epoch,
+            "val/final_accuracy": trained.kept.validation_accuracy,
+            "val/final_loss": trained.kept.validation_loss,
+            "kept_epoch": trained.kept.number,
             "num_parameters": trained.model.count_params(),
         }
     )
@@ -175,7 +206,7 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
         name: [getattr(epoch, name) for epoch in trained.history]
         for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     }
-    _log_figure(plots.learning_curves(curves, trained.kept_epoch), "learning_curves.png")
+    _log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
     probabilities, labels = trained.test_probabilities, splits.test.labels
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
@@ -187,8 +218,8 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
         _log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
 
 
-def log_model(trained: "Trained", splits: Splits, plan: "Plan", registered_model: str) -> str | None:
-    """Logs the Keras model and registers it, unless under `none`; gives `name/version`.
+def log_model(trained: "Trained", splits: Splits, plan: "Plan") -> str:
+    """Logs the Keras model; gives its URI.
 
     It takes raw pixels, float32 `(batch, 28, 28)`, 0-255, and gives float32 `(batch, 10)`.
     """
@@ -209,49 +240,78 @@ def log_model(trained: "Trained", splits: Splits, plan: "Plan", registered_model
         ],
         metadata={"class_names": list(splits.class_names), "model": plan.model.name},
     )
+    return str(logged.model_uri)
+
+
+def register(result: dict[str, Any], registered_model: str) -> str | None:
+    """Registers the model of a result, unless under `none`; gives `name/version`."""
     if registered_model == "none":
         return None
-    tags = {
-        "model": plan.model.name,
-        "dataset": splits.manifest["dataset"],
-        "dataset.digest": splits.manifest["digest"],
-        "test.accuracy": f"{trained.test.accuracy:.4f}",
-        "validation.accuracy": f"{trained.history[trained.kept_epoch - 1].validation_accuracy:.4f}",
-        "seed": str(plan.seed),
+    named = {
+        "model": "model",
+        "dataset": "dataset",
+        "dataset.digest": "dataset_digest",
+        "test.accuracy": "test_accuracy",
+        "validation.accuracy": "validation_accuracy",
+        "seed": "seed",
     }
-    registered = mlflow.register_model(logged.model_uri, registered_model, tags=tags)
+    values = {tag: result[name] for tag, name in named.items()}
+    tags = {tag: f"{value:.4f}" if isinstance(value, float) else str(value) for tag, value in values.items()}
+    registered = mlflow.register_model(result["model_uri"], registered_model, tags=tags)
     return f"{registered.name}/{registered.version}"
 
 
 def log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device) -> dict[str, Any]:
-    """Gives the result of a run, and writes it as the run's description too."""
-    kept = trained.history[trained.kept_epoch - 1]
+    """Gives the result of a training, and writes it as the run's description too."""
     steady = [epoch.seconds for epoch in trained.history[1:]]  # the first epoch compiles
+    timing = spread(steady) if steady else None
     result = {
         "model": plan.model.name,
         "dataset": splits.manifest["dataset"],
+        "dataset_digest": splits.manifest["digest"],
         "test_accuracy": trained.test.accuracy,
         "test_loss": trained.test.loss,
-        "validation_accuracy": kept.validation_accuracy,
-        "kept_epoch": trained.kept_epoch,
+        "validation_accuracy": trained.kept.validation_accuracy,
+        "validation_loss": trained.kept.validation_loss,
+        "kept_epoch": trained.kept.number,
         "epochs": len(trained.history),
         "num_parameters": trained.model.count_params(),
-        "epoch_seconds_median": statistics.median(steady) if steady else None,
-        "epoch_seconds_min": min(steady, default=None),
-        "epoch_seconds_max": max(steady, default=None),
+        "epoch_seconds_median": timing and timing.median,
+        "epoch_seconds_min": timing and timing.min,
+        "epoch_seconds_max": timing and timing.max,
         "num_timed_epochs": len(steady),
         "device": f"{device.kind}: {device.name}, {device.num_threads} threads",
+        "precision": plan.precision,
         "seed": plan.seed,
     }
-    timing = (
-        f"{result['epoch_seconds_median']:.2f} s an epoch (median of {len(steady)})" if steady else "not timed"
-    )
+    text = f"{timing.median:.2f} s an epoch (median of {timing.n})" if timing else "not timed"
     mlflow.set_tag(
         "mlflow.note.content",
         f"**{plan.model.name}** on {result['dataset']}, seed {plan.seed}: test accuracy "
-        f"**{trained.test.accuracy:.2%}** after {trained.kept_epoch} epochs, {timing}, {result['device']}.",
+        f"**{trained.test.accuracy:.2%}** after {trained.kept.number} epochs, {text}, {result['device']}.",
     )
     return result
+
+
+def log_repeats(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Logs how far the results of several seeds spread, on the active run; gives it as a result of its own."""
+    spreads = {}
+    for name in REPEATED_FIGURES:
+        values = [result[name] for result in results]
+        if None not in values:
+            spreads[name] = {key: value for key, value in dataclasses.asdict(spread(values)).items() if key != "n"}
+    mlflow.log_metrics(
+        {f"{name}/{key}": value for name, figures in spreads.items() for key, value in figures.items()}
+    )
+    mlflow.log_table({name: [result[name] for result in results] for name in results[0]}, "repeats.json")
+    test, n = spreads["test_accuracy"], len(results)
+    mlflow.set_tag(
+        "mlflow.note.content",
+        f"**{results[0]['model']}** on {results[0]['dataset']}, {n} seeds: test accuracy **{test['mean']:.2%}**, "
+        f"standard deviation {100 * test['std']:.2f} points, 95 % interval {test['ci95_low']:.2%} to "
+        f"{test['ci95_high']:.2%}.",
+    )
+    return {"repeats": n, "seeds": [result["seed"] for result in results], **spreads}
 
 
 def log_tensorboard(trained: "Trained") -> None:

@@ -15,10 +15,10 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"errors"},
     {"registry"},
     {"settings"},
-    {"download", "synthetic"},
-    {"data", "models", "device", "evaluation", "plots"},
-    {"engine.randomness"},
-    {"engine.compiled"},
+    {"download", "synthetic", "machine", "spread"},
+    {"data", "models", "device", "evaluation", "plots", "checkpoint"},
+    {"engine.randomness", "engine.result"},
+    {"engine.compiled", "engine.fit"},
     {"engine.tensorflow", "engine.jax"},
     {"engine"},
     {"training"},
@@ -31,7 +31,9 @@ HOMES = {
     "tensorflow": {"engine.tensorflow", "device"},
     "jax": {"engine.jax", "device"},
     "seaborn": {"plots"},
-    "psutil": set(),
+    "psutil": {"machine", "checkpoint"},
+    "scipy": {"spread"},
+    "pynvml": {"machine"},
 }
 MODULES = {
     ".".join(path.relative_to(ROOT / "fmnist").with_suffix("").parts).removesuffix(".__init__"): path

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Store
 
-from fmnist import data, device, training
+from fmnist import data, machine, training
 from fmnist.evaluation import evaluate
 from fmnist.settings import Train
 
@@ -101,9 +101,9 @@ def test_the_test_figures_are_logged_and_agree_with_the_tables(store, run, resul
 
 def test_the_device_and_the_versions_are_those_really_used(run):
     tags = run.data.tags
-    assert (tags["device"], tags["device.name"]) == ("cpu", device.cpu_name())
-    assert tags["version.keras"] == device.versions()["keras"]
-    assert int(tags["device.threads"]) == device.num_threads()
+    assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
+    assert tags["version.keras"] == machine.versions()["keras"]
+    assert int(tags["device.threads"]) == machine.num_threads()
 
 
 def test_the_data_is_an_input_with_a_digest_over_all_bytes(run):
@@ -147,7 +147,7 @@ def test_the_model_is_registered_with_tags_and_an_unnamed_signature(store, resul
 def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
     import mlflow
 
-    from fmnist import tracking
+    from fmnist import device, tracking
 
     store = new_store()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
@@ -157,12 +157,69 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
         plan = training.plan(settings)
         with tracking.run(settings):
             trained = training.train(plan, splits, tracking.log_epoch)
-            assert tracking.log_model(trained, splits, plan, "fashion-mnist") == "fashion-mnist/1"
+            used = device.Device("cpu", "some CPU", 1, False, {})
+            result = tracking.log_summary(trained, plan, splits, used)
+            result["model_uri"] = tracking.log_model(trained, splits, plan)
+            assert tracking.register(result, "fashion-mnist") == "fashion-mnist/1"
         images = splits.test.images[:200].astype(np.float32)
         loaded = mlflow.keras.load_model("models:/fashion-mnist/1")(images).numpy()
         served = mlflow.pyfunc.load_model("models:/fashion-mnist/1").predict(images)
     np.testing.assert_allclose(loaded, trained.test_probabilities[:200], atol=1e-6)
     np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-6)
+
+
+def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_store):
+    import mlflow
+
+    store = new_store()
+    parameters = ["--dataset", "synthetic", "--model", "mlp_dropout", "--augment", "shift", "--epochs", "8"]
+    command = [sys.executable, "-m", "entry_points.train", *parameters]
+    with subprocess.Popen(
+        command, cwd=store.folder, env=store.environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if "epoch 3/" in line:
+                process.kill()
+    (killed,) = store.client.search_runs([store.experiment])
+    assert killed.info.status == "RUNNING"  # it had no time to say otherwise
+    resumed = result_of(store.run([*command, "--resume", "auto"]))
+    whole = result_of(store.run(command))
+    killed = store.client.get_run(killed.info.run_id)
+    assert (killed.info.status, killed.data.tags["resumed_by"]) == ("KILLED", resumed["run_id"])
+    assert store.client.get_run(resumed["run_id"]).data.tags["resumed_from"] == killed.info.run_id
+    histories = [
+        [(metric.step, metric.value) for metric in store.client.get_metric_history(result["run_id"], "val/loss")]
+        for result in (resumed, whole)
+    ]
+    assert histories[0] == histories[1]
+    with tracked_in(store):
+        left, right = (mlflow.keras.load_model(result["model_uri"]).get_weights() for result in (resumed, whole))
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_array_equal(one, other)
+    again = store.run([*command, "--resume", resumed["run_id"]])
+    assert again.returncode == 2
+    assert again.stderr.startswith(f"error: resume: run '{resumed['run_id']}' has no checkpoint")
+
+
+def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_store):
+    store = new_store()
+    arguments = {"model": "mlp", "dataset": "synthetic", "epochs": 2, "repeats": 3, "seed": 4}
+    result = result_of(store.mlflow_run("train", **arguments))
+    runs = {run.info.run_id: run for run in store.client.search_runs([store.experiment])}
+    parent = runs.pop(result["run_id"])
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {result["run_id"]}
+    assert {run.data.params["recipe.seed"] for run in runs.values()} == {"4", "5", "6"}
+    assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
+    values = [run.data.metrics["test/accuracy"] for run in runs.values()]
+    metrics = parent.data.metrics
+    assert metrics["test_accuracy/mean"] == pytest.approx(np.mean(values))
+    assert metrics["test_accuracy/std"] == pytest.approx(np.std(values, ddof=1))
+    assert (metrics["test_accuracy/min"], metrics["test_accuracy/max"]) == (min(values), max(values))
+    half = 4.303 * np.std(values, ddof=1) / 3**0.5  # Student's t, two degrees of freedom
+    assert metrics["test_accuracy/ci95_high"] == pytest.approx(np.mean(values) + half, abs=1e-4)
+    version = store.client.get_model_version("fashion-mnist", "1")
+    best = max(runs.values(), key=lambda run: run.data.metrics["val/final_accuracy"])
+    assert version.tags["seed"] == best.data.params["recipe.seed"]
 
 
 def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_alike_under_tensorflow(
@@ -266,7 +323,7 @@ def test_what_can_be_refused_is_refused_before_anything_heavy_is_imported(new_st
 
 
 def test_gpu_where_none_is_visible_is_refused_with_what_was_looked_for(new_store):
-    if any(path.exists() for path in map(device.Path, device._DRIVER_FILES)):
+    if any(path.exists() for path in map(Path, machine.DRIVER_FILES)):
         pytest.skip("this machine has a GPU's driver")
     store = new_store()
     done = store.run([sys.executable, "-m", "entry_points.train", "--device", "gpu"])

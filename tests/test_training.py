@@ -1,14 +1,18 @@
 """Training through the real engine, on data small enough to be quick and hard enough to tell."""
 
+from dataclasses import replace
+from statistics import fmean, stdev
+
 import numpy as np
 import pytest
 
-from fmnist import data, engine, training
+from fmnist import checkpoint, data, engine, training
 from fmnist.data import Split, Splits
+from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
 from fmnist.registry import MODELS
-from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, Train
+from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -50,10 +54,12 @@ def test_every_optimizer_lowers_the_loss(optimizer, handful):
     assert history[-1].train_loss < history[0].train_loss
 
 
-def test_the_same_seed_gives_equal_weights_with_every_random_layer_at_work(handful):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_same_seed_gives_equal_weights_with_every_random_layer_at_work(handful, parts):
     """On the CPU, where it is promised."""
     settings = {"model": "mlp_dropout", "augment": "+".join(AUGMENTATIONS), "epochs": 2, "batch_size": 16}
-    one, again, other = (train(handful, **settings, seed=seed).model.get_weights() for seed in (5, 5, 6))
+    plans = [replace(training.plan(Train(**settings, seed=seed)), batch_parts=parts) for seed in (5, 5, 6)]
+    one, again, other = (training.train(plan, handful, lambda _: None).model.get_weights() for plan in plans)
     for left, right in zip(one, again, strict=True):
         np.testing.assert_array_equal(left, right)
     assert not np.array_equal(one[0], other[0])
@@ -67,18 +73,103 @@ def test_an_epoch_depends_on_seed_and_number_alone(handful):
         model = plan.model.build(plan.hyperparameters, precision="float32", seed=0)
         start = model.get_weights()
         engine_ = engine.load(
+            "compiled",
             "tensorflow",
             model,
             optimizer=engine.optimizer("sgd", 0.01),
             augment=plan.augment,
             batch_size=16,
+            batch_parts=1,
             images=handful.train.images,
             labels=handful.train.labels,
         )
         engine_.train_epoch(0, epochs[0])
         model.set_weights(start)
-        results.append(engine_.train_epoch(0, epochs[1]))
+        results.append(engine_.train_epoch(0, epochs[1])[:2])
     assert results[0] == results[1]
+
+
+def test_half_batches_side_by_side_train_as_whole_ones(handful):
+    plan = training.plan(Train(model="lenet", epochs=3, batch_size=16))
+    whole, halves = (
+        training.train(replace(plan, batch_parts=parts), handful, lambda _: None).history[-1].train_loss
+        for parts in (1, 2)
+    )
+    assert halves == pytest.approx(whole, rel=1e-4)
+
+
+def test_stock_fit_is_as_accurate_as_the_compiled_trainer_within_the_noise_of_seeds(official_files):
+    splits = data.load("fashion-mnist", data_dir=str(official_files), validation="5000", seed=0)
+    fewer = Split(splits.train.images[:15_000], splits.train.labels[:15_000])
+    splits = replace(splits, train=fewer)
+    accuracies = {
+        trainer: [
+            train(splits, model="lenet", epochs=2, trainer=trainer, seed=seed).history[-1].validation_accuracy
+            for seed in range(3)
+        ]
+        for trainer in TRAINERS
+    }
+    compiled, fit = accuracies["compiled"], accuracies["fit"]
+    noise = ((stdev(compiled) ** 2 + stdev(fit) ** 2) / 3) ** 0.5
+    assert abs(fmean(compiled) - fmean(fit)) < 4 * noise, accuracies
+    assert min(compiled + fit) > 0.75
+
+
+def test_stock_fit_augments_too_and_its_model_is_without(handful):
+    trained = train(handful, model="mlp", trainer="fit", augment="erase", epochs=2)
+    assert trained.history[1].train_loss < trained.history[0].train_loss
+    assert [layer.name for layer in trained.model.layers][-1] == "probabilities"
+    assert not any("augment" in layer.name for layer in trained.model.layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "has_bfloat16", "taken"),
+    [("cnn64", True, "bfloat16"), ("cnn64", False, "float32"), ("lenet", True, "float32")],
+)
+def test_auto_takes_bfloat16_where_device_and_model_gain_by_it(model, has_bfloat16, taken):
+    device = Device("gpu", "some GPU", 2, has_bfloat16, {})
+    assert training.settle(training.plan(Train(model=model, precision="auto")), device).precision == taken
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trainer, cache):
+    """With patience, whose best weights and whose end must carry over too; from the disk and back."""
+    settings = {"model": "mlp_dropout", "augment": "shift", "batch_size": 16, "patience": 4, "trainer": trainer}
+    plan = training.plan(Train(**settings, epochs=30, learning_rate=0.01))
+    states: list[checkpoint.Checkpoint] = []
+    told: list[int] = []
+    whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
+    checkpoint.save("run-of-test", "digest", states[2])
+    name, start = checkpoint.find("run-of-test", "digest")
+    assert name == "run-of-test"
+    again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
+    assert told == [epoch.number for epoch in whole.history]
+    assert again.kept.number == whole.kept.number
+    for left, right in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_last_two_checkpoints_are_kept_and_a_torn_one_is_passed_over(cache):
+    for count in (1, 2, 3):
+        state = checkpoint.Checkpoint([np.full(3, count)], [], count, [{}] * count)
+        checkpoint.save("torn", "digest of torn", state)
+    newest, older = sorted((cache / "checkpoints" / "torn").glob("*.npz"), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:100])
+    _, found = checkpoint.find("auto", "digest of torn")
+    assert found.state[0].tolist() == [2, 2, 2]
+    older.unlink()
+    assert checkpoint.find("auto", "digest of torn") is None
+
+
+def test_a_checkpoint_of_something_else_or_of_nobody_is_refused():
+    checkpoint.save("mine", "digest of mine", checkpoint.Checkpoint([np.zeros(1)], [], 1, [{}]))
+    with pytest.raises(FmnistError, match="are of another training"):
+        checkpoint.find("mine", "digest of another")
+    with pytest.raises(FmnistError, match="has no checkpoint"):
+        checkpoint.find("nobody", "digest of mine")
+    assert checkpoint.find("auto", "digest of another") is None
+    checkpoint.discard("mine")
+    assert checkpoint.find("auto", "digest of mine") is None
 
 
 def test_bfloat16_computes_the_layers_and_leaves_probabilities_in_float32(handful):
@@ -101,8 +192,8 @@ def test_patience_keeps_the_best_epoch_on_validation(synthetic):
     )
     trained = train(small, model="mlp", optimizer="adam", learning_rate=0.02, epochs=40, patience=2)
     accuracies = [epoch.validation_accuracy for epoch in trained.history]
-    assert trained.kept_epoch == int(np.argmax(accuracies)) + 1
-    assert len(accuracies) == trained.kept_epoch + 2 < 40
+    assert trained.kept.number == int(np.argmax(accuracies)) + 1
+    assert len(accuracies) == trained.kept.number + 2 < 40
     probabilities = trained.model(small.validation.images.astype(np.float32)).numpy()
     kept = (probabilities.argmax(axis=1) == small.validation.labels).mean()
     assert kept == pytest.approx(max(accuracies), abs=1e-9)

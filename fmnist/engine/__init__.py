@@ -1,13 +1,16 @@
 """What computes: a whole epoch as one compiled call, over a split that lies on the device as bytes.
 
-`load` gives the engine of a backend. An engine knows a model, an optimizer and arrays; it knows nothing of
-datasets, early stopping or tracking.
+`load` gives the engine of a trainer and a backend. An engine knows a model, an optimizer and arrays; it
+knows nothing of datasets, early stopping or tracking.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fmnist.engine.result import Pass
 
 if TYPE_CHECKING:
     import keras
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Trains and applies one model on the device of this process."""
 
-    def train_epoch(self, seed: int, epoch: int) -> tuple[float, float]:
-        """Trains for one epoch; gives the mean loss and the accuracy over its batches as they were met.
+    def train_epoch(self, seed: int, epoch: int) -> Pass:
+        """Trains for one epoch.
 
         Every draw (order, dropout, augmentation) depends on `(seed, epoch)` alone. Returns when the device
         is done.
@@ -28,23 +31,43 @@ class Engine(Protocol):
 
 
 def load(
+    trainer: str,
     backend: str,
     model: "keras.Model",
     *,
     optimizer: "keras.optimizers.Optimizer",
     augment: tuple[str, ...],
     batch_size: int,
+    batch_parts: int,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
 ) -> Engine:
-    """The engine of a backend for a model and the split that it is trained on."""
-    if backend == "jax":
-        from fmnist.engine.jax import JaxEngine as Backend
-    else:
-        from fmnist.engine.tensorflow import TensorFlowEngine as Backend  # type: ignore[assignment]
+    """The engine for a model and the split that it is trained on.
 
-    return Backend(
-        model, optimizer=optimizer, augment=augment, batch_size=batch_size, images=images, labels=labels
+    `batch_parts` says in how many parts a batch is worked on side by side, see `fmnist.device.batch_parts`.
+    """
+    make: Callable[..., Engine]
+    if trainer == "fit":
+        from fmnist.engine import fit
+
+        make = fit.FitEngine
+    elif backend == "jax":
+        from fmnist.engine import jax
+
+        make = jax.JaxEngine
+    else:
+        from fmnist.engine import tensorflow
+
+        make = tensorflow.TensorFlowEngine
+
+    return make(
+        model,
+        optimizer=optimizer,
+        augment=augment,
+        batch_size=batch_size,
+        batch_parts=batch_parts,
+        images=images,
+        labels=labels,
     )
 
 

@@ -1,14 +1,14 @@
 """What the compiled engines of both backends share: the pieces of an epoch, and the states of its draws."""
 
 from abc import ABC, abstractmethod
+from time import perf_counter
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from fmnist.engine.randomness import augmenter, draw_states, random_states
-
-PREDICT_BATCH = 1000
+from fmnist.engine.result import PREDICT_BATCH, Pass
 
 
 class CompiledEngine(ABC):
@@ -21,6 +21,7 @@ class CompiledEngine(ABC):
         optimizer: keras.optimizers.Optimizer,
         augment: tuple[str, ...],
         batch_size: int,
+        batch_parts: int,
         images: NDArray[np.uint8],
         labels: NDArray[np.uint8],
     ) -> None:
@@ -29,7 +30,7 @@ class CompiledEngine(ABC):
         self.logits = keras.Model(model.inputs, model.get_layer("logits").output)
         self.optimizer = optimizer
         self.optimizer.build(model.trainable_variables)
-        self.batch_size = batch_size
+        self.batch_size, self.batch_parts = batch_size, batch_parts
         self.count = len(labels)
         self.augment = augmenter(augment) if augment else None
         if self.augment:
@@ -37,12 +38,13 @@ class CompiledEngine(ABC):
         self._states = random_states(*([model, self.augment] if self.augment else [model]))
         self.place(images[..., None], labels)
 
-    def train_epoch(self, seed: int, epoch: int) -> tuple[float, float]:
+    def train_epoch(self, seed: int, epoch: int) -> Pass:
+        start = perf_counter()
         order, *states = draw_states(seed, epoch, 1 + len(self._states))
         for variable, state in zip(self._states, states, strict=True):
             variable.assign(state)
         loss, correct = self.run_epoch(order)
-        return loss / self.count, correct / self.count
+        return Pass(loss / self.count, correct / self.count, perf_counter() - start)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [images[start : start + PREDICT_BATCH] for start in range(0, len(images), PREDICT_BATCH)]

@@ -14,10 +14,11 @@ class TensorFlowEngine(CompiledEngine):
 
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._images, self._labels = tf.constant(images), tf.constant(labels)
-        self._epoch = tf.function(self._train_epoch, autograph=False)
-        self._forward = tf.function(
-            lambda pixels: self.model(pixels, training=False), autograph=False, reduce_retracing=True
-        )
+        # XLA joins the many small kernels of a step where each costs a launch; on a CPU it is slower. It
+        # has no kernel for the image transformations of Keras's augmentation layers.
+        on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=on_gpu and not self.augment)
+        self._forward = tf.function(self._predict, autograph=False)
 
     def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
         loss, correct = self._epoch(tf.constant(order.astype(np.int32)))
@@ -43,8 +44,23 @@ class TensorFlowEngine(CompiledEngine):
             loss, correct = loss + batch_loss, correct + batch_correct
         return loss, correct
 
+    def _predict(self, pixels: Any) -> Any:
+        return tf.concat([self.model(part, training=False) for part in self._parts(pixels)], axis=0)
+
+    def _parts(self, batch: Any) -> list[Any]:
+        size = -(-batch.shape[0] // self.batch_parts)
+        return [batch[start : start + size] for start in range(0, batch.shape[0], size)]
+
     def _step(self, batch: Any) -> tuple[Any, Any]:
         """One update; gives the summed loss and the number of right answers of the batch."""
+        parts = [self._gradients(part, batch.shape[0]) for part in self._parts(batch)]
+        gradients, losses, corrects = zip(*parts, strict=True)
+        summed = [tf.add_n(each) for each in zip(*gradients, strict=True)]
+        self.optimizer.apply(summed, self.model.trainable_variables)
+        return tf.add_n(losses), tf.add_n(corrects)
+
+    def _gradients(self, batch: Any, batch_size: int) -> tuple[list[Any], Any, Any]:
+        """Of a part of a batch: its share of the gradients, the summed loss, the number of right answers."""
         pixels = tf.cast(tf.gather(self._images, batch), tf.float32)
         labels = tf.cast(tf.gather(self._labels, batch), tf.int32)
         if self.augment:
@@ -52,8 +68,7 @@ class TensorFlowEngine(CompiledEngine):
         with tf.GradientTape() as tape:
             logits = self.logits(pixels[..., 0], training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            mean = tf.reduce_mean(losses)
-        weights = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(mean, [weight.value for weight in weights]), weights)
+            share = tf.reduce_sum(losses) / batch_size
+        gradients = tape.gradient(share, [weight.value for weight in self.model.trainable_variables])
         correct = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
-        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(correct, tf.float32))
+        return gradients, tf.reduce_sum(losses), tf.reduce_sum(tf.cast(correct, tf.float32))
