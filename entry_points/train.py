@@ -28,8 +28,7 @@ def train(settings: Train) -> dict[str, Any]:
 
         def on_epoch(epoch: training.Epoch) -> None:
             tracking.log_epoch(epoch)
-            shown = {"train": epoch.train_accuracy, "val": epoch.validation_accuracy, "loss": epoch.train_loss}
-            progress.update(epoch.number, epoch.seconds, shown)
+            progress.step(str(epoch))
 
         def on_checkpoint(state: checkpoint.Checkpoint) -> None:
             checkpoint.save(run_id, digests[plan.seed], state)

@@ -83,14 +83,14 @@ def _fail(message: str) -> NoReturn:
 
 
 class Progress:
-    """A bar over epochs where a person watches, a line an epoch elsewhere; on stderr."""
+    """A bar where a person watches, a line a step elsewhere; on stderr."""
 
-    def __init__(self, label: str, num_epochs: int) -> None:
+    def __init__(self, label: str, num_steps: int, *, unit: str = "epoch") -> None:
         from tqdm import tqdm
 
         self._lines = not sys.stderr.isatty()
-        self._bar = tqdm(total=num_epochs, desc=label, unit="epoch", disable=self._lines)
-        self._label, self._num_epochs = label, num_epochs
+        self._bar = tqdm(total=num_steps, desc=label, unit=unit, disable=self._lines)
+        self._prefix, self._num_steps, self._done = f"{label} {unit}", num_steps, 0
 
     def __enter__(self) -> Self:
         return self
@@ -100,15 +100,10 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def update(self, epoch: int, seconds: float, metrics: dict[str, float]) -> None:
-        """Shows that an epoch is done."""
-        figures = {name: f"{value:.4f}" for name, value in metrics.items()}
-        self._bar.set_postfix(figures, refresh=False)
+    def step(self, text: str) -> None:
+        """Shows that a step is done, and what came of it."""
+        self._done += 1
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
         if self._lines:
-            text = "  ".join(f"{name} {value}" for name, value in figures.items())
-            print(
-                f"{self._label} epoch {epoch}/{self._num_epochs}  {seconds:.2f} s  {text}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{self._prefix} {self._done}/{self._num_steps}  {text}", file=sys.stderr, flush=True)

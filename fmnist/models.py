@@ -71,6 +71,16 @@ class Model:
             values[name] = _parse(name, value, arguments[name].annotation)
         return values
 
+    def scaled(self, width: float) -> dict[str, Any]:
+        """The default hyperparameters with every list of widths multiplied by a factor."""
+        arguments = inspect.signature(self.builder).parameters
+        return {
+            name: tuple(max(round(width * each), 1) for each in argument.default)
+            if get_origin(get_args(argument.annotation)[0]) is tuple
+            else argument.default
+            for name, argument in arguments.items()
+        }
+
     def build(self, hyperparameters: dict[str, Any], *, precision: str, seed: int) -> "keras.Model":
         """A Keras model with fresh weights, drawn from the seed.
 

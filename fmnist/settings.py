@@ -19,6 +19,7 @@ AUTO = "auto"
 AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
 BACKENDS = ("tensorflow", "jax")
 TRAINERS = ("compiled", "fit")
+LEVELS = ("epoch", "inference", "op")
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
 Settings = TypeVar("Settings")
@@ -98,6 +99,58 @@ class Train:
             raise FmnistError(
                 f"registered_model: expected a name without / and :, or none; received {self.registered_model!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Time training and inference on the devices of this machine, each cell of a grid in a process of its own."""
+
+    models: str = option("lenet,cnn64", "models by name")
+    devices: str = option("auto", "cpu, gpu; auto: all that there are")
+    batch_sizes: str = option("auto", "images an update; auto: of the model's recipe")
+    trainers: str = option("compiled,fit", f"of {', '.join(TRAINERS)}")
+    backends: str = option("tensorflow", f"of {', '.join(BACKENDS)}")
+    precisions: str = option("float32", f"of {', '.join(PRECISIONS)}")
+    widths: str = option("1", "factors by which the models' widths are multiplied, for the crossover map")
+    level: str = option("epoch,inference,op", f"what to measure, of {', '.join(LEVELS)}")
+    epochs: int = option(5, "measured epochs a round, after the warm-up", minimum=1)
+    warmup: int | None = option(None, "epochs before the clock counts; auto: until two agree", minimum=1)
+    rounds: int = option(2, "times that the whole grid is gone through, there and back", minimum=1)
+    images: int | None = option(None, "training images an epoch; auto: all", minimum=1)
+    dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    seed: int = option(0, "seed of weights, order, dropout", minimum=0)
+    against: str = option("", "benchmark.json of another run, to put beside this one")
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, choices in (
+            ("models", MODELS),
+            ("devices", (AUTO, "cpu", "gpu")),
+            ("trainers", TRAINERS),
+            ("backends", BACKENDS),
+            ("precisions", PRECISIONS),
+            ("level", LEVELS),
+        ):
+            for value in parse_list(name, getattr(self, name)):
+                if value not in choices:
+                    raise unknown(name.removesuffix("s"), value, choices)
+        for name, kind in (("batch_sizes", int), ("widths", float)):
+            for text in parse_list(name, getattr(self, name)):
+                if not (name == "batch_sizes" and text == AUTO) and not _value(name, text, kind) > 0:
+                    raise FmnistError(f"{name}: expected numbers above 0 joined by commas, received {text!r}")
+
+
+def parse_list(name: str, text: str) -> tuple[str, ...]:
+    """The texts that commas join.
+
+    Raises:
+        FmnistError: If there is none, an empty one, or one twice.
+    """
+    texts = tuple(piece.strip() for piece in text.split(","))
+    if not all(texts) or len(set(texts)) < len(texts):
+        raise FmnistError(f"{name}: expected one or more values joined by commas, each once; received {text!r}")
+    return texts
 
 
 def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:

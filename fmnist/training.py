@@ -68,6 +68,12 @@ class Epoch:
     """Of the training pass alone, read after the device was done; the first holds the compilation."""
     images_per_second: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.2f} s  train {self.train_accuracy:.4f}  val {self.validation_accuracy:.4f}  "
+            f"loss {self.train_loss:.4f}"
+        )
+
 
 @dataclass(frozen=True)
 class Trained:

@@ -22,16 +22,19 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"engine.tensorflow", "engine.jax"},
     {"engine"},
     {"training"},
+    {"measure"},
+    {"benchmark"},
+    {"verdict"},
     {"tracking"},
     {"cli"},
 ]
 HOMES = {
     "mlflow": {"tracking"},
     "click": {"cli"},
-    "tensorflow": {"engine.tensorflow", "device"},
-    "jax": {"engine.jax", "device"},
+    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
+    "jax": {"engine", "engine.jax", "device"},
     "seaborn": {"plots"},
-    "psutil": {"machine", "checkpoint"},
+    "psutil": {"machine", "checkpoint", "measure"},
     "scipy": {"spread"},
     "pynvml": {"machine"},
 }

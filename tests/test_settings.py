@@ -16,7 +16,7 @@ from fmnist.errors import FmnistError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-ENTRY_POINTS = {"preprocess": settings.Preprocess, "train": settings.Train}
+ENTRY_POINTS = {"preprocess": settings.Preprocess, "train": settings.Train, "benchmark": settings.Benchmark}
 README = (ROOT / "README.md").read_text()
 
 

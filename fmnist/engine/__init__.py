@@ -78,3 +78,15 @@ def optimizer(name: str, learning_rate: float) -> "keras.optimizers.Optimizer":
     if name == "momentum":
         return optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
     return optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate}})
+
+
+def peak_device_memory(backend: str) -> int | None:
+    """The most bytes of the GPU that this process has held, where the backend tells."""
+    if backend == "jax":
+        import jax
+
+        statistics = jax.devices()[0].memory_stats() or {}
+        return statistics.get("peak_bytes_in_use")
+    import tensorflow as tf
+
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])

@@ -59,11 +59,34 @@ class FitEngine:
         fitted = self._fitted.fit(*arrays, batch_size=self._batch_size, verbose=0, callbacks=[clock])
         return Pass(fitted.history["loss"][0], fitted.history["accuracy"][0], clock.seconds)
 
+    def input_wait(self) -> float:
+        """Trains one more epoch; gives the seconds of it that were spent waiting for batches."""
+        stock, waits = self._fitted.train_function, []
+        step = _tensorflow_step(self._fitted) if keras.backend.backend() == "tensorflow" else None
+
+        def train_function(*arguments: Any) -> Any:
+            *state, iterator = arguments
+            start = perf_counter()
+            batch = next(iterator)
+            waits.append(perf_counter() - start)
+            return step(batch) if step else stock(*state, iter([batch]))
+
+        self._fitted.train_function = train_function
+        self.train_epoch(0, 0)
+        self._fitted.train_function = stock
+        return sum(waits)
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32] = self.model.predict(
             images.astype(np.float32), batch_size=PREDICT_BATCH, verbose=0
         )
         return probabilities
+
+
+def _tensorflow_step(model: keras.Model) -> Any:
+    import tensorflow as tf
+
+    return tf.function(model.train_step)
 
 
 class _Clock(keras.callbacks.Callback):  # type: ignore[misc]

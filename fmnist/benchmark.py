@@ -1,0 +1,213 @@
+"""Measures a grid of cells, each in a process of its own.
+
+The grid is gone through in rounds, there and back: what drifts on a noisy machine then shows up as spread,
+and a ratio of two cells is taken within a round, between figures measured close together. What has been
+measured is kept in the cache until all is done, so that the same command goes on where it was broken off.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fmnist import machine
+from fmnist.data import Splits
+from fmnist.download import cache_dir, unwritable_cache
+from fmnist.errors import FmnistError
+from fmnist.measure import OP, Cell, Method
+from fmnist.models import Model
+from fmnist.registry import MODELS
+from fmnist.settings import AUTO, Benchmark, parse_list
+from fmnist.spread import spread
+
+Measurement = dict[str, Any]
+Row = dict[str, Any]
+CELL = tuple(field.name for field in dataclasses.fields(Cell))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be measured, how, and where the figures will be from."""
+
+    cells: tuple[Cell, ...]
+    method: Method
+    rounds: int
+    environment: dict[str, Any]
+
+    def digest(self) -> str:
+        """Names the grid: the same command on the same machine, versions, code and data has the same."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def grid(settings: Benchmark, splits: Splits) -> Grid:
+    """The cells that the settings ask for; imports nothing heavy.
+
+    Raises:
+        FmnistError: If there aren't so many images, or a batch is larger than an epoch.
+    """
+    available = len(splits.train) + len(splits.validation)
+    images = settings.images or available
+    if images > available:
+        raise FmnistError(f"images: expected at most the {available} training images, received {images}")
+    levels = parse_list("level", settings.level)
+    devices = parse_list("devices", settings.devices)
+    if AUTO in devices:
+        devices = ("cpu", "gpu") if any(Path(file).exists() for file in machine.DRIVER_FILES) else ("cpu",)
+    backends, precisions = (parse_list(name, getattr(settings, name)) for name in ("backends", "precisions"))
+    cells = []
+    if "op" in levels or "epoch" in levels:  # for the peak that shares are of
+        for device, backend, precision in product(devices, backends, precisions):
+            cells.append(Cell(OP, 1.0, device, backend, "none", precision, 0))
+    if levels != ("op",):
+        names = parse_list("models", settings.models)
+        sizes = parse_list("batch_sizes", settings.batch_sizes)
+        widths = [float(text) for text in parse_list("widths", settings.widths)]
+        trainers = parse_list("trainers", settings.trainers)
+        for name, width, device, backend in product(names, widths, devices, backends):
+            model: Model = MODELS[name]
+            for trainer, precision, size in product(trainers, precisions, sizes):
+                batch_size = model.recipe.batch_size if size == AUTO else int(size)
+                cells.append(Cell(name, width, device, backend, trainer, precision, batch_size))
+    largest = max(cell.batch_size for cell in cells)
+    if largest > images:
+        raise FmnistError(f"batch_sizes: expected at most the {images} images of an epoch, received {largest}")
+    method = Method(
+        levels=levels,
+        epochs=settings.epochs,
+        warmup=settings.warmup,
+        images=images,
+        dataset=settings.dataset,
+        data_dir=settings.data_dir,
+        seed=settings.seed,
+    )
+    environment = machine.environment() | {"dataset": splits.manifest["digest"]}
+    return Grid(tuple(dict.fromkeys(cells)), method, settings.rounds, environment)
+
+
+def run(grid: Grid, on_cell: Callable[[Cell, list[Measurement]], None]) -> list[Row]:
+    """Measures all cells in all rounds, or takes what an interrupted run has measured; gives a row a cell.
+
+    Args:
+        grid: What to measure.
+        on_cell: Is told after each measurement, with all measurements of the cell so far.
+    """
+    kept = cache_dir() / "benchmarks" / grid.digest()
+    measurements: dict[Cell, list[Measurement]] = {cell: [] for cell in grid.cells}
+    for number, cell in _there_and_back(grid):
+        so_far = measurements[cell]
+        if any({"skipped", "failed"} & set(each) for each in so_far):
+            continue  # it would be no different
+        name = hashlib.sha256(json.dumps([number, dataclasses.astuple(cell)]).encode()).hexdigest()[:16]
+        so_far.append(_kept(kept / f"{name}.json") or _measure(cell, grid, kept / f"{name}.json"))
+        on_cell(cell, so_far)
+    rows = [sum_up(cell, measurements[cell], grid) for cell in grid.cells]
+    peaks = {_place(each): each.get("matmul_flops_per_second") for each in rows if each["model"] == OP}
+    for each in rows:
+        peak, achieved = peaks.get(_place(each)), each.get("training_flops_per_second")
+        each["share_of_matmul_peak"] = achieved / peak if peak and achieved else None
+    shutil.rmtree(kept, ignore_errors=True)
+    return rows
+
+
+def sum_up(cell: Cell, measurements: list[Measurement], grid: Grid) -> Row:
+    """One cell's figures over its rounds, all under the same names whatever the cell; None is unknown."""
+    row: Row = dataclasses.asdict(cell) | {
+        "images": grid.method.images,
+        "dataset": grid.environment["dataset"],
+        "commit": grid.environment["commit"],
+        "status": "measured",
+        "reason": "",
+        "rounds": len(measurements),
+    }
+    for status in ("skipped", "failed"):
+        for each in measurements:
+            if status in each:
+                return row | {"status": status, "reason": each[status]}
+
+    def all_of(name: str) -> list[float]:
+        """The values of all rounds that are known, lists joined."""
+        values = [value for each in measurements for value in _listed(each.get(name))]
+        return [value for value in values if value is not None]
+
+    def typical(name: str) -> float | None:
+        values = all_of(name)
+        return statistics.median(values) if values else None
+
+    for name in (
+        *("epoch_seconds", "latency_seconds", "inference_images_per_second"),
+        *("matmul_seconds", "convolution_seconds"),
+    ):
+        figures = dataclasses.asdict(spread(all_of(name))) if all_of(name) else {}
+        row |= {f"{name}_{key}": figures.get(key) for key in ("median", "min", "max", "n")}
+    cold = [typical(name) for name in ("import_seconds", "build_seconds", "compile_seconds")]
+    row |= dict(zip(("import_seconds", "build_seconds", "compile_seconds"), cold, strict=True))
+    row["startup_seconds"] = sum(each for each in cold if each is not None) if None not in cold else None
+    for name in (
+        *("num_parameters", "batch_parts", "training_flops_per_image", "inference_flops_per_image"),
+        *("input_wait_seconds", "power_watts", "matmul_flops_per_second", "convolution_flops_per_second"),
+        *("load_before", "load_after", "cpu_mhz_before", "cpu_mhz_after"),
+    ):
+        row[name] = typical(name)
+    for name in ("host_memory_bytes", "device_memory_bytes"):
+        row[name] = max(all_of(name), default=None)
+    seconds, flops = row["epoch_seconds_median"], row["training_flops_per_image"]
+    row["images_per_second"] = grid.method.images / seconds if seconds else None
+    row["training_flops_per_second"] = flops * grid.method.images / seconds if seconds and flops else None
+    row["warmup_epochs"] = max((len(_listed(each.get("warmup_seconds"))) for each in measurements), default=0)
+    row["warmup_agreed"] = all(each.get("warmup_agreed", True) for each in measurements)
+    row["epoch_seconds_by_round"] = [each["epoch_seconds"] for each in measurements if "epoch_seconds" in each]
+    row["environment"] = grid.environment
+    return row
+
+
+def _there_and_back(grid: Grid) -> Iterator[tuple[int, Cell]]:
+    for number in range(grid.rounds):
+        for cell in grid.cells if number % 2 == 0 else reversed(grid.cells):
+            yield number, cell
+
+
+def _measure(cell: Cell, grid: Grid, keep: Path) -> Measurement:
+    """Measures a cell in a process of its own, and keeps the result."""
+    request = json.dumps({"cell": dataclasses.asdict(cell), "method": dataclasses.asdict(grid.method)})
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "fmnist.measure", request],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        killed = " (often: out of memory)" if done.returncode == -9 else ""
+        return {"failed": f"exit code {done.returncode}{killed}: {last}"}
+    measurement: Measurement = json.loads(done.stdout.splitlines()[-1])
+    try:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.with_suffix(".part").write_text(json.dumps(measurement))
+        keep.with_suffix(".part").replace(keep)
+    except OSError as error:
+        raise unwritable_cache(error) from None
+    return measurement
+
+
+def _kept(path: Path) -> Measurement | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row["device"], row["backend"], row["precision"]
