@@ -163,6 +163,7 @@ def sum_up(cell: Cell, measurements: list[Measurement], grid: Grid) -> Row:
     seconds, flops = row["epoch_seconds_median"], row["training_flops_per_image"]
     row["images_per_second"] = grid.method.images / seconds if seconds else None
     row["training_flops_per_second"] = flops * grid.method.images / seconds if seconds and flops else None
+    row["share_of_matmul_peak"] = None  # known once all cells are
     row["warmup_epochs"] = max((len(_listed(each.get("warmup_seconds"))) for each in measurements), default=0)
     row["warmup_agreed"] = all(each.get("warmup_agreed", True) for each in measurements)
     row["epoch_seconds_by_round"] = [each["epoch_seconds"] for each in measurements if "epoch_seconds" in each]
