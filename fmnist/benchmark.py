@@ -26,7 +26,7 @@ from fmnist.errors import FmnistError
 from fmnist.measure import OP, Cell, Method
 from fmnist.models import Model
 from fmnist.registry import MODELS
-from fmnist.settings import AUTO, Benchmark, parse_list
+from fmnist.settings import AUTO, DEVICES, Benchmark, parse_list
 from fmnist.spread import spread
 
 Measurement = dict[str, Any]
@@ -62,7 +62,7 @@ def grid(settings: Benchmark, splits: Splits) -> Grid:
     levels = parse_list("level", settings.level)
     devices = parse_list("devices", settings.devices)
     if AUTO in devices:
-        devices = ("cpu", "gpu") if any(Path(file).exists() for file in machine.DRIVER_FILES) else ("cpu",)
+        devices = DEVICES if any(Path(file).exists() for file in machine.DRIVER_FILES) else ("cpu",)
     backends, precisions = (parse_list(name, getattr(settings, name)) for name in ("backends", "precisions"))
     cells = []
     if "op" in levels or "epoch" in levels:  # for the peak that shares are of

@@ -38,7 +38,8 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
     command = _command(settings)
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
-            result = job(parse(settings, context.params))
+            given = {name: text for name, text in context.params.items() if text is not None}
+            result = job(parse(settings, given))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -72,7 +73,7 @@ def _command(settings: type[Any]) -> click.Command:
         choices = field.metadata["choices"]
         text = f"{field.metadata['help']}{': ' + ', '.join(choices) if choices else ''}"
         text += f"  [default: {default_text(field) or 'empty'}]"
-        options.append(click.Option([f"--{field.name}"], default="", help=text, metavar="TEXT"))
+        options.append(click.Option([f"--{field.name}"], default=None, help=text, metavar="TEXT"))
     name = settings.__name__.lower()
     return click.Command(name, params=options, help=settings.__doc__)
 

@@ -192,7 +192,7 @@ def _repeat(operation: Callable[[], Any]) -> list[float]:
         start = perf_counter()
         for _ in range(calls):
             result = operation()
-        keras.ops.convert_to_numpy(result[0, 0])  # waits for the device
+        keras.ops.convert_to_numpy(keras.ops.cast(result[0, 0], "float32"))  # waits for the device
         return perf_counter() - start
 
     batch(2)

@@ -2,7 +2,7 @@
 
 One flat frozen dataclass for each entry point. MLproject repeats names and defaults (a test compares
 them); `fmnist.cli` makes the command line from the fields. A value arrives as text and `parse` turns it
-into a checked record; an empty text stands for the default.
+into a checked record; an empty text stands for the default, but for a list, which can't be empty.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ AUTO = "auto"
 AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
 BACKENDS = ("tensorflow", "jax")
 TRAINERS = ("compiled", "fit")
+DEVICES = ("cpu", "gpu")
 LEVELS = ("epoch", "inference", "op")
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
@@ -32,9 +33,13 @@ def option(
     choices: Iterable[str] | None = None,
     minimum: float | None = None,
     above: float | None = None,
+    many: bool = False,
 ) -> Any:
-    """A dataclass field with its help and its bounds; `choices` may be a registry filled later."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
+    """A dataclass field with its help and its bounds; `choices` may be a registry filled later.
+
+    `many` takes values joined by commas, at least one.
+    """
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above, "many": many}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -70,7 +75,7 @@ class Train:
         "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
     )
     seed: int = option(0, "seed of weights, order, dropout, augmentation", minimum=0)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "gpu"))
+    device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
     backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
     trainer: str = option("compiled", "one compiled call an epoch, or stock model.fit", choices=TRAINERS)
     precision: str = option(
@@ -105,14 +110,16 @@ class Train:
 class Benchmark:
     """Time training and inference on the devices of this machine, each cell of a grid in a process of its own."""
 
-    models: str = option("lenet,cnn64", "models by name")
-    devices: str = option("auto", "cpu, gpu; auto: all that there are")
-    batch_sizes: str = option("auto", "images an update; auto: of the model's recipe")
-    trainers: str = option("compiled,fit", f"of {', '.join(TRAINERS)}")
-    backends: str = option("tensorflow", f"of {', '.join(BACKENDS)}")
-    precisions: str = option("float32", f"of {', '.join(PRECISIONS)}")
-    widths: str = option("1", "factors by which the models' widths are multiplied, for the crossover map")
-    level: str = option("epoch,inference,op", f"what to measure, of {', '.join(LEVELS)}")
+    models: str = option("lenet,cnn64", "models by name", choices=MODELS, many=True)
+    devices: str = option("auto", "devices; auto: all that there are", choices=(AUTO, *DEVICES), many=True)
+    batch_sizes: str = option("auto", "images an update; auto: of the model's recipe", many=True)
+    trainers: str = option("compiled,fit", "what trains", choices=TRAINERS, many=True)
+    backends: str = option("tensorflow", "what Keras computes with", choices=BACKENDS, many=True)
+    precisions: str = option("float32", "what layers compute in", choices=PRECISIONS, many=True)
+    widths: str = option(
+        "1", "factors by which the models' widths are multiplied, for the crossover map", many=True
+    )
+    level: str = option("epoch,inference,op", "what to measure", choices=LEVELS, many=True)
     epochs: int = option(5, "measured epochs a round, after the warm-up", minimum=1)
     warmup: int | None = option(None, "epochs before the clock counts; auto: until two agree", minimum=1)
     rounds: int = option(2, "times that the whole grid is gone through, there and back", minimum=1)
@@ -124,17 +131,6 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         check(self)
-        for name, choices in (
-            ("models", MODELS),
-            ("devices", (AUTO, "cpu", "gpu")),
-            ("trainers", TRAINERS),
-            ("backends", BACKENDS),
-            ("precisions", PRECISIONS),
-            ("level", LEVELS),
-        ):
-            for value in parse_list(name, getattr(self, name)):
-                if value not in choices:
-                    raise unknown(name.removesuffix("s"), value, choices)
         for name, kind in (("batch_sizes", int), ("widths", float)):
             for text in parse_list(name, getattr(self, name)):
                 if not (name == "batch_sizes" and text == AUTO) and not _value(name, text, kind) > 0:
@@ -156,6 +152,8 @@ def parse_list(name: str, text: str) -> tuple[str, ...]:
 def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
     """The settings that texts such as `{"epochs": "5"}` spell; what is left out or empty is the default.
 
+    An empty list is kept, and so refused.
+
     Raises:
         FmnistError: If a name is unknown, or a text is not of its field's type or within its bounds.
     """
@@ -163,8 +161,10 @@ def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
     for name in texts:
         if name not in hints:
             raise unknown("parameter", name, hints)
-    values = {name: _value(name, text, hints[name]) for name, text in texts.items() if text != ""}
-    return settings(**values)
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings)  # type: ignore[arg-type]
+    many = {field.name for field in fields if field.metadata["many"]}
+    given = {name: text for name, text in texts.items() if text != "" or name in many}
+    return settings(**{name: _value(name, text, hints[name]) for name, text in given.items()})
 
 
 def default_text(field: "dataclasses.Field[Any]") -> str:
@@ -214,9 +214,11 @@ def check(settings: Any) -> None:
         value, bounds = getattr(settings, field.name), field.metadata
         if value is None or isinstance(value, bool):
             continue
-        if bounds["choices"] is not None and value not in bounds["choices"]:
-            auto = [AUTO] if field.default is None else []
-            raise unknown(field.name, value, [*auto, *bounds["choices"]])
+        for each in parse_list(field.name, value) if bounds["many"] else (value,):
+            if bounds["choices"] is not None and each not in bounds["choices"]:
+                auto = [AUTO] if field.default is None else []
+                kind = field.name.removesuffix("s") if bounds["many"] else field.name
+                raise unknown(kind, each, [*auto, *bounds["choices"]])
         if bounds["minimum"] is not None and value < bounds["minimum"]:
             raise FmnistError(f"{field.name}: expected at least {bounds['minimum']}, received {value}")
         if bounds["above"] is not None and not bounds["above"] < value < math.inf:
