@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from fmnist import machine
 from fmnist.download import cache_dir, unwritable_cache
 from fmnist.errors import FmnistError
 
@@ -58,8 +58,7 @@ def save(run_id: str, digest: str, checkpoint: Checkpoint) -> None:
     path = folder / f"epoch-{len(checkpoint.history):06}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        process = psutil.Process()
-        (folder / "owner.json").write_text(json.dumps([process.pid, process.create_time()]))
+        (folder / "owner.json").write_text(json.dumps(machine.process()))
         with path.with_suffix(".part").open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
             file.flush()
@@ -117,8 +116,8 @@ def _is_owned(folder: Path) -> bool:
     """Whether the process that wrote the checkpoints is alive, and not this one."""
     try:
         pid, created = json.loads((folder / "owner.json").read_text())
-        return bool(pid != os.getpid() and psutil.Process(pid).create_time() == created)
-    except (OSError, ValueError, psutil.Error):
+        return bool(pid != os.getpid() and machine.is_alive(pid, created))
+    except (OSError, ValueError):
         return False
 
 

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -88,6 +88,10 @@ class Splits:
     test: Split
     class_names: tuple[str, ...]
     manifest: dict[str, Any]
+
+    def without_test(self) -> "Splits":
+        """The same with an empty test split, for what must not see it."""
+        return replace(self, test=Split(self.test.images[:0], self.test.labels[:0]))
 
 
 def load(dataset: str, *, data_dir: str, validation: str, seed: int) -> Splits:

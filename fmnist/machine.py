@@ -6,12 +6,13 @@ Reads files and asks NVIDIA's library; imports nothing heavy. What can't be know
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -26,6 +27,49 @@ _RAPL = Path("/sys/class/powercap")
 def num_threads() -> int:
     """CPU threads that this process may use; a container or taskset may leave it fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pin(threads: int) -> IO[str] | None:
+    """Keeps this process to so many threads of the CPU that no other process has been kept to.
+
+    They are free again when what it gives is closed, or the process ends. None: so many are not free, or the
+    system can't; the process then goes where it likes.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    import fcntl
+
+    own = sorted(os.sched_getaffinity(0))
+    for start in range(0, len(own) - threads + 1, threads):
+        claim = (Path(tempfile.gettempdir()) / f"fmnist-{os.getuid()}-thread-{own[start]}").open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claim.close()
+            continue
+        os.sched_setaffinity(0, own[start : start + threads])
+        return claim
+    return None
+
+
+def process() -> tuple[int, float]:
+    """This process: its number, and when it began, for numbers come again."""
+    own = psutil.Process()
+    return own.pid, own.create_time()
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Whether a process of this machine still runs."""
+    try:
+        found = psutil.Process(pid)
+        return bool(found.create_time() == created and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def memory_bytes() -> int:
+    """What this process holds of the machine's memory now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def cpu_name() -> str:

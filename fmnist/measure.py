@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from fmnist import data, device, machine, training
 from fmnist.errors import FmnistError
@@ -137,15 +138,20 @@ def _model(cell: Cell, method: Method, used: device.Device) -> dict[str, Any]:
     if "inference" in method.levels:
         many = np.resize(images, (THROUGHPUT_IMAGES, *images.shape[1:]))
         seconds = [_seconds(lambda: engine.predict(many)) for _ in range(1 + THROUGHPUT_REPETITIONS)][1:]
-        latencies = [_seconds(lambda: engine.predict(images[:1])) for _ in range(5)][5:]
-        begin = perf_counter()
-        while len(latencies) < MAX_LATENCIES and (len(latencies) < 5 or perf_counter() - begin < LATENCY_SECONDS):
-            latencies.append(_seconds(lambda: engine.predict(images[:1])))
         result |= {
-            "latency_seconds": latencies,
+            "latency_seconds": latencies(engine.predict, images),
             "inference_images_per_second": [THROUGHPUT_IMAGES / each for each in seconds],
         }
     return result
+
+
+def latencies(predict: Callable[[NDArray[np.uint8]], Any], images: NDArray[np.uint8]) -> list[float]:
+    """Seconds that each of many predictions of one image takes, after a few that don't count."""
+    seconds = [_seconds(lambda: predict(images[:1])) for _ in range(5)][5:]
+    begin = perf_counter()
+    while len(seconds) < MAX_LATENCIES and (len(seconds) < 5 or perf_counter() - begin < LATENCY_SECONDS):
+        seconds.append(_seconds(lambda: predict(images[:1])))
+    return seconds
 
 
 def _is_warm(seconds: list[float], warmup: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""The models: each one decorated function that gives its hidden layers, with its recipe beside it.
+"""The models: each one decorated function that gives its hidden layers, with recipe and search space beside it.
 
 The function's keyword arguments are the model's hyperparameters (`-P hyper=`); their annotations say what
 they may be. Every model is framed alike: raw pixels 0-255 go in as `(batch, 28, 28)`, are scaled inside,
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from fmnist.errors import FmnistError
 from fmnist.registry import MODELS, unknown
+from fmnist.space import Choice, Point, Space, Span
 
 if TYPE_CHECKING:
     import keras
@@ -47,14 +48,28 @@ Fraction = Annotated[float, Range(0, 0.95)]
 Activation = Annotated[str, ("relu", "tanh", "sigmoid", "elu", "gelu", "silu")]
 Layers = list["keras.Layer"]
 
+# Three dimensions make a list of widths: the first one, how many there are, and each one's ratio to the one
+# before. Without a number the list keeps the shape of the default.
+SHAPED = {"dense": ("width", "layers", "taper"), "filters": ("filters", "blocks", "growth")}
+# What every search may vary beside the model itself.
+RECIPE_SPACE: Space = {
+    "optimizer": Choice(("adam", "adamw", "rmsprop", "momentum")),
+    "learning_rate": Span(1e-4, 1e-2, log=True),
+    "batch_size": Choice((32, 64, 128, 256)),
+    "augment": Choice(("none", "flip_horizontal", "shift", "flip_horizontal+shift")),
+}
+DENSE_SPACE: Space = {"width": Span(64, 1024, log=True), "layers": Span(1, 3), "taper": Choice((0.25, 0.5, 1.0))}
+ACTIVATIONS = Choice(("relu", "tanh", "elu", "gelu"))
+
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model: its builder of hidden layers, and its recipe."""
+    """A registered model: its builder of hidden layers, its recipe, and what a search may vary."""
 
     name: str
     builder: Callable[..., Layers]
     recipe: Recipe
+    space: Space
 
     def hyperparameters(self, text: str) -> dict[str, Any]:
         """All hyperparameters: the builder's defaults, overridden by a text such as `dense=120,84;dropout=0.3`.
@@ -81,6 +96,18 @@ class Model:
             for name, argument in arguments.items()
         }
 
+    def at(self, point: Point) -> dict[str, Any]:
+        """The hyperparameters at a point of the search space."""
+        values = self.hyperparameters("")
+        for name, (first, count, ratio) in SHAPED.items():
+            if count in point:
+                widths = [point[first] * point[ratio] ** index for index in range(point[count])]
+                values[name] = tuple(max(round(width), 1) for width in widths)
+            elif first in point:
+                default = values[name]
+                values[name] = tuple(max(round(point[first] * width / default[0]), 1) for width in default)
+        return values | {name: point[name] for name in values if name in point and name not in SHAPED}
+
     def build(self, hyperparameters: dict[str, Any], *, precision: str, seed: int) -> "keras.Model":
         """A Keras model with fresh weights, drawn from the seed.
 
@@ -103,11 +130,15 @@ class Model:
         return keras.Model(pixels, probabilities, name=self.name)
 
 
-def model(name: str, recipe: Recipe) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
-    """Registers a function that gives the hidden layers of a model."""
+def model(name: str, recipe: Recipe, space: Space) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
+    """Registers a function that gives the hidden layers of a model.
+
+    `space` holds what a search may vary beside `RECIPE_SPACE`: arguments of the function, and the names that
+    `SHAPED` has for its lists of widths.
+    """
 
     def register(builder: Callable[..., Layers]) -> Callable[..., Layers]:
-        MODELS.add(name, Model(name, builder, recipe))
+        MODELS.add(name, Model(name, builder, recipe, {**space, **RECIPE_SPACE}))
         return builder
 
     return register
@@ -143,7 +174,11 @@ def resolve(recipe: Recipe, **given: Any) -> Recipe:
     return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-@model("mlp", Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30))
+@model(
+    "mlp",
+    Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30),
+    {**DENSE_SPACE, "activation": ACTIVATIONS},
+)
 def mlp(*, dense: Widths = (300, 100), activation: Activation = "relu") -> Layers:
     """A multilayer perceptron, 784-300-100-10.
 
@@ -154,7 +189,11 @@ def mlp(*, dense: Widths = (300, 100), activation: Activation = "relu") -> Layer
     return [layers.Flatten(), *(layers.Dense(width, activation) for width in dense)]
 
 
-@model("mlp_dropout", Recipe("adam", learning_rate=5e-4, batch_size=128, epochs=30))
+@model(
+    "mlp_dropout",
+    Recipe("adam", learning_rate=5e-4, batch_size=128, epochs=30),
+    {**DENSE_SPACE, "dropout": Span(0.0, 0.6), "activation": ACTIVATIONS},
+)
 def mlp_dropout(*, dense: Widths = (512, 256), dropout: Fraction = 0.3, activation: Activation = "relu") -> Layers:
     """A multilayer perceptron with dropout after each dense layer.
 
@@ -168,7 +207,20 @@ def mlp_dropout(*, dense: Widths = (512, 256), dropout: Fraction = 0.3, activati
     return hidden
 
 
-@model("lenet", Recipe("adam", learning_rate=1e-3, batch_size=128, epochs=15))
+@model(
+    "lenet",
+    Recipe("adam", learning_rate=1e-3, batch_size=128, epochs=15),
+    {
+        "filters": Span(4, 32, log=True),
+        "blocks": Span(1, 3),
+        "growth": Choice((1.0, 2.0, 3.0)),
+        "kernel": Choice((3, 5)),
+        "width": Span(32, 256, log=True),
+        "layers": Span(1, 2),
+        "taper": Choice((0.5, 0.7, 1.0)),
+        "activation": ACTIVATIONS,
+    },
+)
 def lenet(
     *,
     filters: Widths = (6, 16),
@@ -193,7 +245,11 @@ def lenet(
     return [*hidden, layers.Flatten(), *(layers.Dense(width, activation) for width in dense)]
 
 
-@model("alexnet", Recipe("adam", learning_rate=5e-4, batch_size=128, epochs=15))
+@model(
+    "alexnet",
+    Recipe("adam", learning_rate=5e-4, batch_size=128, epochs=15),
+    {"filters": Span(16, 96, log=True), **DENSE_SPACE, "layers": Span(1, 2), "dropout": Span(0.0, 0.6)},
+)
 def alexnet(
     *,
     filters: Annotated[tuple[int, ...], Range(1, 2048)] = (64, 128, 192, 192, 128),
@@ -242,6 +298,18 @@ def cnn(
 
 
 for _first in (64, 128, 256):
-    model(f"cnn{_first}", Recipe("adam", learning_rate=1e-3, batch_size=128, epochs=10))(
-        partial(cnn, filters=(_first, 2 * _first))
-    )
+    model(
+        f"cnn{_first}",
+        Recipe("adam", learning_rate=1e-3, batch_size=128, epochs=10),
+        {
+            "filters": Span(_first // 4, 2 * _first, log=True),
+            "blocks": Span(2, 3),
+            "growth": Choice((1.0, 1.5, 2.0)),
+            "kernel": Choice((3, 5)),
+            "width": Span(64, 512, log=True),
+            "layers": Span(1, 2),
+            "taper": Choice((0.5, 1.0)),
+            "dropout": Span(0.0, 0.6),
+            "activation": ACTIVATIONS,
+        },
+    )(partial(cnn, filters=(_first, 2 * _first)))

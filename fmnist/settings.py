@@ -22,6 +22,10 @@ TRAINERS = ("compiled", "fit")
 DEVICES = ("cpu", "gpu")
 LEVELS = ("epoch", "inference", "op")
 PRECISIONS = ("float32", "bfloat16")
+OBJECTIVES = ("accuracy", "latency", "parameters")
+SAMPLERS = ("tpe", "random", "cmaes", "grid")
+PRUNERS = ("hyperband", "median", "none")
+LAUNCHERS = ("local", "ray")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
 Settings = TypeVar("Settings")
 
@@ -100,10 +104,7 @@ class Train:
             raise FmnistError(
                 f"resume: a run's id goes on with one run, but repeats={self.repeats}; type -P resume=auto"
             )
-        if not self.registered_model.strip() or set("/:") & set(self.registered_model):
-            raise FmnistError(
-                f"registered_model: expected a name without / and :, or none; received {self.registered_model!r}"
-            )
+        check_registered_model(self.registered_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,50 @@ class Benchmark:
             for text in parse_list(name, getattr(self, name)):
                 if not (name == "batch_sizes" and text == AUTO) and not _value(name, text, kind) > 0:
                     raise FmnistError(f"{name}: expected numbers above 0 joined by commas, received {text!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """Search a model's hyperparameters, re-train the best on fresh seeds, test the winner, and register it."""
+
+    model: str = option("lenet", "model by name", choices=MODELS)
+    trials: int = option(50, "trainings that the study is to have in all", minimum=1)
+    objective: str = option("accuracy", "what to look for; two make a Pareto front", choices=OBJECTIVES, many=True)
+    space: str = option("", "narrows the search, for example width=64..512 log, optimizer=adam|adamw, dropout=0.3")
+    epochs: int | None = option(None, "passes over the training split in each trial", minimum=1)
+    sampler: str = option("tpe", "what proposes a trial", choices=SAMPLERS)
+    pruner: str | None = option(None, "what ends a poor trial early", choices=PRUNERS)
+    study: str = option("", "name; a study of that name is gone on with. Empty: a new one")
+    storage: str = option("auto", "auto: a file in the cache; postgresql://... for several machines")
+    workers: int = option(1, "processes that train at once, threads divided among them", minimum=1)
+    launcher: str = option("local", "where workers run", choices=LAUNCHERS)
+    ray_address: str = option(AUTO, "Ray cluster to start workers on, with launcher=ray")
+    best: int = option(3, "configurations that are trained again on fresh seeds", minimum=1)
+    repeats: int = option(3, "fresh seeds for each of them", minimum=1)
+    dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    validation: str = option(
+        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
+    )
+    seed: int = option(0, "seed of the sampler and of every trial's training", minimum=0)
+    device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
+    backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
+    precision: str = option("float32", "arithmetic of the layers", choices=(AUTO, *PRECISIONS))
+    registered_model: str = option("fashion-mnist", "name in the model registry, or none")
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_registered_model(self.registered_model)
+        many = "," in self.objective
+        if "accuracy" not in parse_list("objective", self.objective):
+            raise FmnistError(f"objective: expected accuracy, alone or with others; received {self.objective!r}")
+        if many and (self.pruner not in (None, "none") or self.sampler == "cmaes"):
+            refused = "sampler=cmaes" if self.sampler == "cmaes" else f"pruner={self.pruner}"
+            raise FmnistError(f"{refused} takes one objective; type -P objective=accuracy, or leave it out")
+        if self.storage != AUTO and not self.storage.startswith("postgresql"):
+            raise FmnistError(
+                f"storage: expected auto or postgresql://user@host/database, received {self.storage!r}"
+            )
 
 
 def parse_list(name: str, text: str) -> tuple[str, ...]:
@@ -202,6 +247,16 @@ def parse_validation(text: str) -> tuple[bool, int]:
             "Type for example -P validation=5000"
         )
     return method == "stratified", int(count)
+
+
+def check_registered_model(name: str) -> None:
+    """Checks a name for the model registry.
+
+    Raises:
+        FmnistError: If the registry would refuse it.
+    """
+    if not name.strip() or set("/:") & set(name):
+        raise FmnistError(f"registered_model: expected a name without / and :, or none; received {name!r}")
 
 
 def check(settings: Any) -> None:

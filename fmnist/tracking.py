@@ -9,7 +9,7 @@ import dataclasses
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,10 +30,11 @@ from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.settings import default_text
 from fmnist.spread import spread
+from fmnist.tuning import figures as study_figures
 
 if TYPE_CHECKING:
     from fmnist.evaluation import Evaluation
-    from fmnist.training import Epoch, Plan, Trained
+    from fmnist.training import Epoch, Fitted, Plan, Trained
 
 NUM_SHOWN = 25
 STATUSES = ("measured", "skipped", "failed")
@@ -219,7 +220,7 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
         _log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
 
 
-def log_model(trained: "Trained", splits: Splits, plan: "Plan") -> str:
+def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
     """Logs the Keras model; gives its URI.
 
     It takes raw pixels, float32 `(batch, 28, 28)`, 0-255, and gives float32 `(batch, 10)`.
@@ -244,7 +245,7 @@ def log_model(trained: "Trained", splits: Splits, plan: "Plan") -> str:
     return str(logged.model_uri)
 
 
-def register(result: dict[str, Any], registered_model: str) -> str | None:
+def register(result: dict[str, Any], registered_model: str, **more_tags: Any) -> str | None:
     """Registers the model of a result, unless under `none`; gives `name/version`."""
     if registered_model == "none":
         return None
@@ -256,7 +257,7 @@ def register(result: dict[str, Any], registered_model: str) -> str | None:
         "validation.accuracy": "validation_accuracy",
         "seed": "seed",
     }
-    values = {tag: result[name] for tag, name in named.items()}
+    values = {tag: result[name] for tag, name in named.items()} | more_tags
     tags = {tag: f"{value:.4f}" if isinstance(value, float) else str(value) for tag, value in values.items()}
     registered = mlflow.register_model(result["model_uri"], registered_model, tags=tags)
     return f"{registered.name}/{registered.version}"
@@ -378,6 +379,109 @@ def log_benchmark(rows: list[dict[str, Any]], others: list[dict[str, Any]], grid
         },
         "times_as_fast": [{"cell": cell, "as": reference, "ratio": value} for cell, reference, value in shown],
     }
+
+
+def store_uri() -> str:
+    """Where runs go, as a process in another folder must name it."""
+    uri = str(mlflow.get_tracking_uri())
+    file = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{Path(file).resolve()}" if file != uri else uri
+
+
+@contextmanager
+def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
+    """The run of a study, to log to while this process leads it; gives the run that trials go under.
+
+    A command that goes on with a study, or helps, has a run of its own, which then names the study's. If that
+    isn't in this store any more, the command's own takes its place.
+    """
+    active = mlflow.active_run().info.run_id
+    with suppress(mlflow.MlflowException):
+        if run_id != active and mlflow.get_run(run_id).info.lifecycle_stage == "active":
+            mlflow.set_tag("study.run", run_id)
+            mlflow.set_tag("mlflow.note.content", f"Worked on the study of run {run_id}; all is to be seen there.")
+            active = run_id
+    if active == run_id and leads and mlflow.active_run().info.run_id != run_id:
+        with _ended():
+            mlflow.start_run(run_id=run_id, nested=True)
+            yield run_id
+    else:
+        yield active
+
+
+@contextmanager
+def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
+    """The run of a trial, under a run that another process may own; gives its id."""
+    experiment = mlflow.get_run(parent).info.experiment_id
+    with _ended():
+        texts = {"mlflow.parentRunId": parent} | {key: str(value) for key, value in tags.items()}
+        active = mlflow.start_run(run_name=name, experiment_id=experiment, tags=texts)
+        mlflow.log_params({f"space.{key}": value for key, value in point.items()})
+        yield active.info.run_id
+
+
+def log_trial(state: str, figures: Mapping[str, float]) -> None:
+    """Logs what became of a trial to the active run."""
+    names = {"accuracy": "val/final_accuracy", "parameters": "num_parameters", "latency": "latency_seconds"}
+    mlflow.set_tag("trial.state", state)
+    mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()})
+
+
+def log_after(run_id: str, figures: Mapping[str, float]) -> None:
+    """Logs figures to a run that has ended."""
+    mlflow.log_metrics(dict(figures), run_id=run_id)
+
+
+def log_best(figures: Mapping[str, float], step: int) -> None:
+    """Logs the best of a search so far to the active run."""
+    mlflow.log_metrics({f"best/{name}": value for name, value in figures.items()}, step=step)
+
+
+def end_lost(run_id: str) -> None:
+    """Ends the run of a trial whose process could not."""
+    with suppress(mlflow.MlflowException):
+        client = mlflow.MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "trial.state", "lost")
+            client.set_terminated(run_id, "KILLED")
+
+
+def log_search(study: Any, seconds: Mapping[str, float]) -> None:
+    """Logs the plots and the table of a study's trials to the active run, and what the search itself took."""
+    active = mlflow.active_run().info
+    query = f"tags.mlflow.parentRunId = '{active.run_id}' and tags.study = '{study.study_name}'"
+    runs = mlflow.search_runs([active.experiment_id], query, output_format="list", max_results=10_000)
+    around = [run.data.metrics[name] for run in runs if (name := "perf/around_seconds") in run.data.metrics]
+    figures = dict(seconds)
+    if around:
+        figures |= {"around_seconds_median": spread(around).median, "around_seconds_max": spread(around).max}
+    mlflow.log_metrics({f"search/{name}": value for name, value in figures.items()})
+    for name, figure in study_figures.images(study).items():
+        _log_figure(figure, f"study/{name}.png")
+    mlflow.log_text(study_figures.page(study), "study/study.html")
+    mlflow.log_text(study_figures.table(study), "study/trials.csv")
+
+
+def log_tuned(result: dict[str, Any], text: str) -> None:
+    """Logs what a search came to: the figures of the winner and of the model's own recipe."""
+    mlflow.set_tag("mlflow.note.content", text)
+    mlflow.log_text(text, "verdict.md")
+    mlflow.log_dict(result, "study/result.json")
+    winner, default = result["candidates"][0], result["candidates"][-1]
+    for name, each in (("winner", winner), ("default", default)):
+        values = {"search_accuracy": each["search_accuracy"], "drop": each["drop"]}
+        for split in ("validation", "test"):
+            values |= {f"{split}_{key}": value for key, value in (each[f"{split}_accuracy"] or {}).items()}
+        mlflow.log_metrics({f"{name}/{key}": value for key, value in values.items() if value is not None})
+    best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
+    best |= {f"best.hyper.{name}": _text(value) for name, value in winner["hyperparameters"].items()}
+    mlflow.set_tags(best)
+    mlflow.set_tag("best.command", winner["command"])
+
+
+def load_model(model_uri: str) -> Any:
+    """The Keras model of a run."""
+    return mlflow.keras.load_model(model_uri)
 
 
 def log_tensorboard(trained: "Trained") -> None:

@@ -76,13 +76,21 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training gives."""
+class Fitted:
+    """A model that was trained and validated, and has not seen the test split."""
 
     model: "keras.Model"
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Probabilities `(batch, classes)` of images `(batch, 28, 28)`."""
     history: tuple[Epoch, ...]
     kept: Epoch
     """The epoch whose weights the model has."""
+
+
+@dataclass(frozen=True)
+class Trained(Fitted):
+    """A model that was tested too."""
+
     test: Evaluation
     test_probabilities: NDArray[np.float32]
 
@@ -149,7 +157,22 @@ def train(
     start: Checkpoint | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
 ) -> Trained:
-    """Trains on the training split, chooses on the validation split, reads the test split once, last.
+    """As `fit`, and then reads the test split, once."""
+    fitted = fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint)
+    probabilities = fitted.predict(splits.test.images)
+    test = evaluate(probabilities, splits.test.labels)
+    return Trained(**vars(fitted), test=test, test_probabilities=probabilities)
+
+
+def fit(
+    plan: Plan,
+    splits: Splits,
+    on_epoch: Callable[[Epoch], None],
+    *,
+    start: Checkpoint | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
+) -> Fitted:
+    """Trains on the training split and chooses on the validation split.
 
     With patience, training stops after so many epochs without a better validation accuracy, and the
     weights of the best epoch are kept; without, those of the last.
@@ -157,7 +180,7 @@ def train(
     Args:
         plan: What to train, settled.
         splits: What to train on.
-        on_epoch: Is told of every epoch, those before `start` too.
+        on_epoch: Is told of every epoch, those before `start` too; what it raises ends the training.
         start: Goes on from there instead of from the beginning.
         on_checkpoint: Is given the state after every epoch.
     """
@@ -191,25 +214,25 @@ def train(
         for epoch in history:
             on_epoch(epoch)
     background = ThreadPoolExecutor(max_workers=1)
-    while len(history) < plan.recipe.epochs and not (plan.patience and len(history) - kept >= plan.patience):
-        # Python answers a signal between two of its own instructions, and a compiled epoch can take
-        # minutes: waiting for a thread, the main one can be interrupted at once.
-        epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits).result()
-        history.append(epoch)
-        if not plan.patience:
-            kept = epoch.number
-        elif kept == 0 or epoch.validation_accuracy > history[kept - 1].validation_accuracy:
-            kept, best = epoch.number, model.get_weights()
-        if on_checkpoint:
-            state = [variable.numpy() for variable in variables]
-            on_checkpoint(Checkpoint(state, best, kept, [dataclasses.asdict(each) for each in history]))
-        on_epoch(epoch)
-    background.shutdown()
+    try:
+        while len(history) < plan.recipe.epochs and not (plan.patience and len(history) - kept >= plan.patience):
+            # Python answers a signal between two of its own instructions, and a compiled epoch can take
+            # minutes: waiting for a thread, the main one can be interrupted at once.
+            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits).result()
+            history.append(epoch)
+            if not plan.patience:
+                kept = epoch.number
+            elif kept == 0 or epoch.validation_accuracy > history[kept - 1].validation_accuracy:
+                kept, best = epoch.number, model.get_weights()
+            if on_checkpoint:
+                state = [variable.numpy() for variable in variables]
+                on_checkpoint(Checkpoint(state, best, kept, [dataclasses.asdict(each) for each in history]))
+            on_epoch(epoch)
+    finally:
+        background.shutdown(wait=False)
     if plan.patience:
         model.set_weights(best)
-    probabilities = engine.predict(splits.test.images)
-    test = evaluate(probabilities, splits.test.labels)
-    return Trained(model, tuple(history), history[kept - 1], test, probabilities)
+    return Fitted(model, engine.predict, tuple(history), history[kept - 1])
 
 
 def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits) -> Epoch:

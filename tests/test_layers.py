@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module may import from rows above its own, not from its own row
     {"errors"},
     {"registry"},
-    {"settings"},
+    {"settings", "space"},
     {"download", "synthetic", "machine", "spread"},
     {"data", "models", "device", "evaluation", "plots", "checkpoint"},
     {"engine.randomness", "engine.result"},
@@ -25,6 +25,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"measure"},
     {"benchmark"},
     {"verdict"},
+    {"tuning.studies", "tuning.workers", "tuning.figures"},
+    {"tuning.trials"},
+    {"tuning"},
     {"tracking"},
     {"cli"},
 ]
@@ -33,8 +36,11 @@ HOMES = {
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
     "jax": {"engine", "engine.jax", "device"},
+    "optuna": {"tuning", "tuning.studies", "tuning.trials", "tuning.figures"},
+    "ray": {"tuning.workers"},
+    "psycopg2": {"tuning.studies"},
     "seaborn": {"plots"},
-    "psutil": {"machine", "checkpoint", "measure"},
+    "psutil": {"machine", "measure"},
     "scipy": {"spread"},
     "pynvml": {"machine"},
 }

@@ -16,7 +16,12 @@ from fmnist.errors import FmnistError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-ENTRY_POINTS = {"preprocess": settings.Preprocess, "train": settings.Train, "benchmark": settings.Benchmark}
+ENTRY_POINTS = {
+    "preprocess": settings.Preprocess,
+    "train": settings.Train,
+    "benchmark": settings.Benchmark,
+    "tune": settings.Tune,
+}
 README = (ROOT / "README.md").read_text()
 
 

@@ -1,0 +1,85 @@
+"""`mlflow run . -e tune`: search hyperparameters, re-train the best on fresh seeds, test the winner."""
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+from entry_points.work import work
+from fmnist import cli, data, device, tuning
+from fmnist.settings import Tune
+from fmnist.tuning import studies, trials, workers
+
+
+def tune(settings: Tune) -> dict[str, Any]:
+    device.refuse_missing(settings.device, settings.backend)
+    search = trials.plan(settings)
+    workers.check(settings)
+    studies.check_storage(settings.storage)
+    splits = data.load(
+        settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
+    )
+    trials.check_fits(search, splits)
+    name = settings.study or tuning.new_name(search)
+    study = studies.find(name, settings.storage)
+    if study:
+        trials.check_same(study, search, splits)
+    workers.connect(settings)
+    from fmnist import tracking
+
+    os.environ["MLFLOW_TRACKING_URI"] = tracking.store_uri()  # for workers, wherever they run
+
+    def start(task: trials.Task) -> workers.Worker:
+        return workers.start(settings, task.num_threads, work, json.dumps(dataclasses.asdict(task)))
+
+    def run(study: Any, total: int) -> dict[str, float]:
+        searching = study is led  # or training the best again
+
+        def on_trial(trial: Any) -> None:
+            tracking.end_lost(trial.user_attrs.get("run_id", ""))
+            if searching:
+                tracking.log_best(tuning.best_so_far(study), len(studies.ended(study)))
+            progress.step(tuning.progress_text(study, trial))
+
+        task = trials.Task(
+            settings=dataclasses.asdict(settings),
+            study=study.study_name,
+            total=total,
+            skipped=len(studies.ended(study)),
+            run_id=run_id,
+            num_threads=workers.num_threads(settings),
+            leader=os.getpid() if settings.launcher == "local" else None,
+        )
+        with cli.Progress(study.study_name, studies.remaining(study, total), unit="trial") as progress:
+            return tuning.search(study, task, start, led=led, on_trial=on_trial)
+
+    with tracking.run(settings) as own_run:
+        attributes = {"identity": search.identity(splits), "run_id": own_run}
+        study = study or studies.create(name, settings.storage, search.objectives, attributes)
+        watch = f"optuna-dashboard {studies.location(name, settings.storage)}"
+        print(f"study {name}: watch it with {watch}; go on with it by -P study={name}", file=sys.stderr)
+        with (
+            studies.leading(study) as leads,
+            tracking.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
+        ):
+            led = study if leads else None
+            figures = run(study, settings.trials)
+            if not led:
+                return {"run_id": own_run, "study": name, "leads": False}
+            tracking.log_dataset(splits)
+            tracking.log_search(study, figures)
+            again = tuning.again(study, search)
+            run(again, tuning.ask_again(study, again, search))
+            found = tuning.candidates(study, again, search)
+            device.select(settings.device, settings.backend)
+            tests = {each.trial: tuning.test(each, splits, tracking.load_model) for each in (found[0], found[-1])}
+            result = tuning.result(study, found, tests)
+            tracking.log_tuned(result, tuning.markdown(study, found, tests))
+            best = tuning.best_model(found[0], tests[found[0].trial], splits)
+            registered = tracking.register(best, settings.registered_model, study=name)
+    return {"run_id": run_id, "registered": registered, **result}
+
+
+if __name__ == "__main__":
+    cli.main(Tune, tune)

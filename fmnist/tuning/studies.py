@@ -1,0 +1,254 @@
+"""Optuna's studies: where one is kept, who works on it, and what is left to do.
+
+Many processes share a study. A trial belongs to the process that runs it: one whose process is gone, here or
+(by Optuna's heartbeat) on another machine, is failed and tried once more.
+"""
+
+import hashlib
+import os
+import re
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from fmnist import machine
+from fmnist.download import cache_dir, unwritable_cache
+from fmnist.errors import FmnistError
+from fmnist.settings import AUTO
+
+DIRECTIONS = {"accuracy": "MAXIMIZE", "latency": "MINIMIZE", "parameters": "MINIMIZE"}
+HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 30
+SAME_ERRORS = 3  # so many in a row end a study
+LOST = "its process ended without a word (often: out of memory)"
+ASKED_FOR = ("candidate", "seed")  # what a trial was enqueued with, and is tried again with
+
+
+def check_storage(storage: str) -> None:
+    """Checks that a storage can be reached, before anything is made.
+
+    Raises:
+        FmnistError: If the driver isn't installed, or nobody answers.
+    """
+    if storage == AUTO:
+        try:
+            _folder().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable_cache(error) from None
+        return
+    try:
+        import psycopg2
+    except ImportError:
+        raise FmnistError("storage: PostgreSQL needs a driver; type: pip install '.[postgres]'") from None
+    try:
+        psycopg2.connect(_plain(storage), connect_timeout=5).close()
+    except psycopg2.Error as error:
+        raise FmnistError(f"storage: no PostgreSQL answers at {without_password(storage)}: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """Checks that a study can have a name.
+
+    Raises:
+        FmnistError: If it can't.
+    """
+    if not re.fullmatch(r"[\w.-]{1,200}", name):
+        raise FmnistError(f"study: expected letters, digits, and any of . _ -; received {name!r}")
+
+
+def without_password(storage: str) -> str:
+    """A storage as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1@", storage)
+
+
+def location(name: str, storage: str) -> str:
+    """What `optuna-dashboard` takes to show a study."""
+    return str(_journal(name)) if storage == AUTO else without_password(storage)
+
+
+def find(name: str, storage: str) -> optuna.Study | None:
+    """The study of a name, if there is one."""
+    if storage == AUTO and not _journal(name).exists():
+        return None
+    try:
+        return optuna.load_study(study_name=name, storage=_storage(name, storage), sampler=_no_sampler())
+    except KeyError:
+        return None
+
+
+def create(name: str, storage: str, objectives: tuple[str, ...], attributes: Mapping[str, Any]) -> optuna.Study:
+    """A new study."""
+    study = optuna.create_study(
+        study_name=name,
+        storage=_storage(name, storage),
+        directions=[StudyDirection[DIRECTIONS[objective]] for objective in objectives],
+        sampler=_no_sampler(),
+    )
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    return study
+
+
+@contextmanager
+def lock(name: str, storage: str) -> Iterator[None]:
+    """Held by one process at a time, of all machines that share the storage; released if it is killed."""
+    if storage == AUTO:
+        import fcntl
+
+        with _journal(name).with_suffix(".claim").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    import psycopg2
+
+    connection = psycopg2.connect(_plain(storage))
+    try:
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        connection.cursor().execute("SELECT pg_advisory_lock(%s)", [key])
+        yield
+    finally:
+        connection.close()
+
+
+def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """The trials in any of some states, or all."""
+    return study.get_trials(deepcopy=False, states=states or None)
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have begun: all but those that wait, and those that were lost and are tried again."""
+    every = trials(study)
+    again = {number for trial in every for number in trial.system_attrs.get("retry_history", ())}
+    return [trial for trial in every if trial.state != TrialState.WAITING and trial.number not in again]
+
+
+def remaining(study: optuna.Study, total: int) -> int:
+    """How many trials have yet to begin."""
+    return max(total - len(counted(study)), 0)
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have come to their end, whatever it was, in that order."""
+    found = [(trial.datetime_complete, trial) for trial in trials(study) if trial.state.is_finished()]
+    return [trial for moment, trial in sorted(found, key=lambda pair: str(pair[0]))]
+
+
+def repeated_error(study: optuna.Study, skipped: int) -> str | None:
+    """The error that the last three trials to end have all failed with; the first `skipped` don't count."""
+    errors = [
+        trial.user_attrs.get("error", LOST) if trial.state == TrialState.FAIL else None
+        for trial in ended(study)[skipped:][-SAME_ERRORS:]
+    ]
+    return errors[0] if len(errors) == SAME_ERRORS and len(set(errors)) == 1 else None
+
+
+def sweep(study: optuna.Study, reason: str = LOST) -> None:
+    """Fails the running trials whose process, on this machine, is gone, and queues each again, once."""
+    for trial in trials(study, TrialState.RUNNING):
+        if _has_died(trial):
+            study._storage.set_trial_user_attr(trial._trial_id, "error", reason)
+            study.tell(trial.number, state=TrialState.FAIL)
+            _retry(study, trial)
+
+
+def sweep_other_machines(study: optuna.Study) -> None:
+    """The same for trials of other machines, whose heart has stopped; on a storage that knows hearts."""
+    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+        optuna.storages.fail_stale_trials(study)
+
+
+def this_process() -> dict[str, Any]:
+    """Names this process, among those of all machines."""
+    pid, created = machine.process()
+    return {"host": socket.gethostname(), "pid": pid, "created": created, "parent": os.getppid()}
+
+
+@contextmanager
+def leading(study: optuna.Study) -> Iterator[bool]:
+    """Whether this process leads a study from now on; if another does, it only helps to search.
+
+    The leader re-trains, tests and registers when the search is done. It must `beat` every few seconds.
+    """
+    owner = study.user_attrs.get("owner")
+    leads = not (owner and _leads(owner))
+    if leads:
+        beat(study)
+    try:
+        yield leads
+    finally:
+        if leads:
+            study.set_user_attr("owner", None)
+
+
+def beat(study: optuna.Study) -> None:
+    """Tells other machines that this process still leads."""
+    study.set_user_attr("owner", {**this_process(), "beat": time.time()})
+
+
+def _leads(owner: dict[str, Any]) -> bool:
+    if owner["host"] == socket.gethostname():
+        return machine.is_alive(owner["pid"], owner["created"])
+    return bool(time.time() - owner["beat"] < GRACE_SECONDS)
+
+
+def _has_died(trial: FrozenTrial) -> bool:
+    worker = trial.user_attrs.get("worker")
+    if worker is None:  # killed before it could say who it is
+        return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > GRACE_SECONDS
+    here = worker["host"] == socket.gethostname()
+    return here and not machine.is_alive(worker["pid"], worker["created"])
+
+
+def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a lost trial again, at the same point, unless it was a second try."""
+    if "retry_history" in trial.system_attrs:
+        return
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs},
+            # under the names that Optuna's own callback uses, and its dashboard and samplers know
+            system_attrs={**trial.system_attrs, "failed_trial": trial.number, "retry_history": [trial.number]},
+        )
+    )
+
+
+def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a trial's error is told with the trial
+    if storage == AUTO:
+        backend = JournalFileBackend(str(_journal(name)))
+        return optuna.storages.JournalStorage(backend)
+    return optuna.storages.RDBStorage(
+        storage,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=_retry,
+    )
+
+
+def _no_sampler() -> optuna.samplers.BaseSampler:
+    """For processes that only watch: samplers that work are made in `fmnist.tuning.trials`."""
+    return optuna.samplers.RandomSampler()
+
+
+def _folder() -> Path:
+    return cache_dir() / "studies"
+
+
+def _journal(name: str) -> Path:
+    return _folder() / f"{name}.journal"
+
+
+def _plain(storage: str) -> str:
+    """An SQLAlchemy URL as the driver itself takes it."""
+    return re.sub(r"^postgresql\+\w+://", "postgresql://", storage)

@@ -1,0 +1,377 @@
+"""Runs the trials of a study, one after the other, in a worker process.
+
+What is searched, and how a trial is drawn, trained, ended early and recorded.
+"""
+
+import dataclasses
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from fmnist import machine, measure, space, training
+from fmnist.data import Splits
+from fmnist.device import Device
+from fmnist.errors import FmnistError
+from fmnist.models import resolve
+from fmnist.settings import Train, Tune, parse_augment, parse_list
+from fmnist.training import Epoch, Fitted, Plan
+from fmnist.tuning import studies
+
+DEFAULT = -1  # the candidate that is the model's own recipe, among those that are numbers of trials
+MAX_GRID = 10_000  # Optuna holds all of a grid's points
+REDRAWS = 100
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: all that must agree for a study to be gone on with."""
+
+    settings: Tune
+    base: Plan
+    """What every trial shares."""
+    space: dict[str, space.Dimension]
+    objectives: tuple[str, ...]
+
+    def identity(self, splits: Splits) -> dict[str, Any]:
+        """As a study keeps it."""
+        return {
+            "model": self.base.model.name,
+            "objective": ",".join(self.objectives),
+            "space": ", ".join(f"{name}={dimension}" for name, dimension in self.space.items()),
+            "epochs": self.base.recipe.epochs,
+            "seed": self.base.seed,
+            "backend": self.base.backend,
+            "precision": self.base.precision,
+            "dataset": splits.manifest["digest"],
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told."""
+
+    settings: dict[str, Any]
+    study: str
+    total: int
+    """Trials that the study is to have."""
+    skipped: int
+    """Trials that had ended when the command began."""
+    run_id: str
+    """The run under which the trials are tracked."""
+    num_threads: int
+    """Of the CPU, for each worker."""
+    index: int = 0
+    """Of the worker among those of its command."""
+    leader: int | None = None
+    """The process that the worker ends with; None if something else sees to that."""
+
+
+class Tracking(Protocol):
+    """What a worker tells of its trials; `fmnist.tracking` is one."""
+
+    def trial_run(
+        self, parent: str, name: str, tags: Mapping[str, Any], point: space.Point
+    ) -> AbstractContextManager[str]: ...
+    def log_plan(self, plan: Plan, device: Device) -> None: ...
+    def log_epoch(self, epoch: Epoch) -> None: ...
+    def log_trial(self, state: str, figures: Mapping[str, float]) -> None: ...
+    def log_after(self, run_id: str, figures: Mapping[str, float]) -> None: ...
+    def log_model(self, trained: Fitted, splits: Splits, plan: Plan) -> str: ...
+
+
+def plan(settings: Tune) -> Search:
+    """What the settings ask for; imports nothing heavy beside Optuna.
+
+    Raises:
+        FmnistError: If the space isn't a narrowing of the model's, or there are too few or many points in it.
+    """
+    base = training.plan(
+        Train(
+            model=settings.model,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            backend=settings.backend,
+            precision=settings.precision,
+        )
+    )
+    narrowed = space.narrow(base.model.space, settings.space)
+    points = space.size(narrowed)
+    if settings.sampler == "grid":
+        points = math.prod(map(len, space.grid(narrowed).values()))
+        if points > MAX_GRID:
+            raise FmnistError(
+                f"sampler=grid: expected at most {MAX_GRID:,} points, received {points:,}; fix some dimensions, "
+                "for example -P space=optimizer=adam, augment=none"
+            )
+    if settings.trials > points:
+        raise FmnistError(f"trials: expected at most the {points} points of the space, received {settings.trials}")
+    return Search(settings, base, narrowed, parse_list("objective", settings.objective))
+
+
+def check_fits(search: Search, splits: Splits) -> None:
+    """Checks the space against the data.
+
+    Raises:
+        FmnistError: If a batch could be larger than the training split.
+    """
+    dimension = search.space["batch_size"]
+    largest = max(dimension.values) if isinstance(dimension, space.Choice) else int(dimension.high)
+    recipe = dataclasses.replace(search.base.recipe, batch_size=largest)
+    training.check_fits(dataclasses.replace(search.base, recipe=recipe), splits)
+
+
+def check_same(study: optuna.Study, search: Search, splits: Splits) -> None:
+    """Checks that a study of the name that was given is of what was asked for.
+
+    Raises:
+        FmnistError: If it isn't.
+    """
+    wanted, found = search.identity(splits), study.user_attrs.get("identity", {})
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        what = "; ".join(f"{name} is {found.get(name)}, now {wanted[name]}" for name in differing)
+        raise FmnistError(f"study: {study.study_name} is of another search: {what}. Type another -P study=")
+
+
+def plan_at(base: Plan, point: space.Point) -> Plan:
+    """The plan of a training at a point of the space."""
+    recipe = {name: point[name] for name in ("optimizer", "learning_rate", "batch_size") if name in point}
+    return dataclasses.replace(
+        base,
+        hyperparameters=base.model.at(point),
+        recipe=resolve(base.recipe, **recipe),
+        augment=parse_augment(point.get("augment", "none")),
+    )
+
+
+def work(task: Task, search: Search, splits: Splits, device: Device, tracking: Tracking) -> None:
+    """Runs trials of a study until it has all, three in a row have failed alike, or its leader is gone.
+
+    Args:
+        task: What this worker was told.
+        search: What is searched, its base plan settled.
+        splits: What to train on and validate with; the test split is empty.
+        device: What trains.
+        tracking: What is told of each trial.
+    """
+    study = studies.find(task.study, search.settings.storage)
+    if study is None:
+        raise FmnistError(f"study: there is no {task.study} in {search.settings.storage} as seen from this worker")
+    study.sampler = _sampler(search, study, task)
+    study.pruner = _pruner(search)
+    while task.leader in (None, os.getppid()) and not studies.repeated_error(study, task.skipped):
+        start = perf_counter()
+        with ExitStack() as claimed:  # until the point is drawn, so that no two draw the same
+            claimed.enter_context(studies.lock(task.study, search.settings.storage))
+            if not studies.remaining(study, task.total):
+                return
+            attempt = _Attempt(task, search, splits, device, tracking, claimed.close)
+            study.optimize(attempt, n_trials=1, catch=(Exception,))
+        _forget()
+        if attempt.run_id:
+            around = perf_counter() - start - attempt.fit_seconds
+            figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
+            tracking.log_after(attempt.run_id, figures)
+
+
+class _Attempt:
+    """One trial, as Optuna calls it."""
+
+    def __init__(
+        self,
+        task: Task,
+        search: Search,
+        splits: Splits,
+        device: Device,
+        tracking: Tracking,
+        on_drawn: Callable[[], None],
+    ) -> None:
+        self.task, self.search, self.splits, self.device = task, search, splits, device
+        self.tracking, self.on_drawn = tracking, on_drawn
+        self.run_id, self.fit_seconds = "", 0.0
+
+    def __call__(self, trial: Trial) -> list[float]:
+        trial.set_user_attr("worker", studies.this_process())
+        asked = {name: trial.user_attrs[name] for name in studies.ASKED_FOR if name in trial.user_attrs}
+        with _error_kept(trial):
+            point = {} if asked.get("candidate") == DEFAULT else _suggest(trial, self.search.space)
+            self.on_drawn()
+            plan = plan_at(self.search.base, point) if point else self.search.base
+            plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
+            name, tags = f"{self.task.study} {trial.number}", {"study": self.task.study, "trial": trial.number}
+            pruned: optuna.TrialPruned | None = None
+            with self.tracking.trial_run(self.task.run_id, name, tags | asked, point) as self.run_id:
+                trial.set_user_attr("run_id", self.run_id)
+                self.tracking.log_plan(plan, self.device)
+                try:
+                    figures = self._train(trial, plan)
+                except optuna.TrialPruned as ended:
+                    pruned = ended
+            if pruned:
+                raise pruned
+        return [figures[objective] for objective in (("accuracy",) if asked else self.search.objectives)]
+
+    def _train(self, trial: Trial, plan: Plan) -> dict[str, float]:
+        telling = 0.0
+
+        def on_epoch(epoch: Epoch) -> None:
+            nonlocal telling
+            begin = perf_counter()
+            self.tracking.log_epoch(epoch)
+            prunable = len(self.search.objectives) == 1 and "seed" not in trial.user_attrs
+            if prunable:
+                trial.report(epoch.validation_accuracy, epoch.number)
+            poor = prunable and epoch.number < plan.recipe.epochs and trial.should_prune()
+            telling += perf_counter() - begin
+            if poor:
+                raise optuna.TrialPruned(f"after epoch {epoch.number}")
+
+        start = perf_counter()
+        state = "failed"
+        figures: dict[str, float] = {}
+        try:
+            try:
+                fitted = training.fit(plan, self.splits, on_epoch)
+            finally:
+                self.fit_seconds = perf_counter() - start - telling
+            figures = {
+                "accuracy": fitted.kept.validation_accuracy,
+                "parameters": fitted.model.count_params(),
+            }
+            if "latency" in self.search.objectives:
+                seconds = measure.latencies(fitted.predict, self.splits.validation.images)
+                figures["latency"] = statistics.median(seconds)
+            if "seed" in trial.user_attrs:
+                trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))
+            state = "complete"
+        except optuna.TrialPruned:
+            state = "pruned"
+            raise
+        finally:
+            self.tracking.log_trial(state, figures | {"perf/fit_seconds": self.fit_seconds})
+        return figures
+
+
+@contextmanager
+def _error_kept(trial: Trial) -> Iterator[None]:
+    """Keeps what a trial fails with beside it, in one line."""
+    try:
+        yield
+    except optuna.TrialPruned:
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        trial.set_user_attr("error", text[:500])
+        raise
+
+
+def _forget() -> None:
+    """Frees what Keras and the backend keep of a model that is done with."""
+    import gc
+
+    import keras
+
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+
+
+def _suggest(trial: Trial, dimensions: Mapping[str, space.Dimension]) -> dict[str, Any]:
+    point: dict[str, Any] = {}
+    for name, dimension in dimensions.items():
+        if isinstance(dimension, space.Choice):
+            point[name] = trial.suggest_categorical(name, dimension.values)
+        elif dimension.whole:
+            point[name] = trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
+        else:
+            point[name] = trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+    return point
+
+
+def _distribution(dimension: space.Dimension) -> BaseDistribution:
+    if isinstance(dimension, space.Choice):
+        return CategoricalDistribution(dimension.values)
+    if dimension.whole:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _sampler(search: Search, study: optuna.Study, task: Task) -> optuna.samplers.BaseSampler:
+    """The sampler of this worker, whose draws no other worker has, nor the same one before it was started anew."""
+    settings = search.settings
+    if settings.sampler == "grid":  # all workers must shuffle alike; a grid gives each point once by itself
+        return optuna.samplers.GridSampler(space.grid(search.space), seed=settings.seed)
+    state = np.random.SeedSequence((settings.seed, task.index, len(studies.trials(study)))).generate_state(2)
+    seed, seed_of_redraws = (int(word) for word in state)
+    made: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "tpe": partial(optuna.samplers.TPESampler, seed=seed),
+        "random": partial(optuna.samplers.RandomSampler, seed=seed),
+        "cmaes": partial(optuna.samplers.CmaEsSampler, seed=seed, warn_independent_sampling=False),
+    }
+    redraws = optuna.samplers.RandomSampler(seed=seed_of_redraws)
+    return _Distinct(made[settings.sampler](), redraws, study, search.space)
+
+
+class _Distinct(optuna.samplers.BaseSampler):
+    """Another sampler that never gives a point twice: it is asked again, and chance after it."""
+
+    def __init__(
+        self,
+        sampler: optuna.samplers.BaseSampler,
+        redraws: optuna.samplers.BaseSampler,
+        study: optuna.Study,
+        dimensions: Mapping[str, space.Dimension],
+    ) -> None:
+        self.sampler, self.redraws, self.study = sampler, redraws, study
+        self.distributions = {name: _distribution(dimension) for name, dimension in dimensions.items()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        others = [each.params for each in studies.trials(self.study) if each.number != trial.number]
+        point: dict[str, Any] = {}
+        for sampler in (self.sampler, *(self.redraws,) * REDRAWS):
+            together = sampler.infer_relative_search_space(study, trial)
+            point = sampler.sample_relative(study, trial, together)
+            for name, distribution in search_space.items():
+                if name not in point:
+                    point[name] = sampler.sample_independent(study, trial, name, distribution)
+            if point not in others:
+                break
+        return point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.redraws.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.sampler.before_trial(study, trial)
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        self.sampler.after_trial(study, trial, state, values)
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    name = search.settings.pruner or ("median" if len(search.objectives) == 1 else "none")
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=search.base.recipe.epochs)
+    return optuna.pruners.MedianPruner(n_startup_trials=5) if name == "median" else optuna.pruners.NopPruner()
