@@ -7,6 +7,7 @@ into a checked record; an empty text stands for the default, but for a list, whi
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -170,6 +171,8 @@ class Tune:
     def __post_init__(self) -> None:
         check(self)
         check_registered_model(self.registered_model)
+        if self.study and not re.fullmatch(r"[\w.-]{1,200}", self.study):
+            raise FmnistError(f"study: expected letters, digits and any of . _ -; received {self.study!r}")
         many = "," in self.objective
         if "accuracy" not in parse_list("objective", self.objective):
             raise FmnistError(f"objective: expected accuracy, alone or with others; received {self.objective!r}")

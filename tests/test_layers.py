@@ -38,7 +38,7 @@ HOMES = {
     "jax": {"engine", "engine.jax", "device"},
     "optuna": {"tuning", "tuning.studies", "tuning.trials", "tuning.figures"},
     "ray": {"tuning.workers"},
-    "psycopg2": {"tuning.studies"},
+    "psycopg": {"tuning.studies"},
     "seaborn": {"plots"},
     "psutil": {"machine", "measure"},
     "scipy": {"spread"},

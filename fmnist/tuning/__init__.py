@@ -32,6 +32,7 @@ from fmnist.tuning.workers import Worker
 
 POLL_SECONDS, BEAT_SECONDS = 0.3, 5.0
 MAX_DEATHS = 3
+LAST_WORDS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def search(
             left, running = studies.remaining(study, task.total), studies.trials(study, TrialState.RUNNING)
             if not left and not running:
                 seconds = perf_counter() - begin
+                give_up = begin + seconds + LAST_WORDS_SECONDS
+                while any(worker.error() is None for worker in workers.values()) and perf_counter() < give_up:
+                    time.sleep(POLL_SECONDS)  # they end by themselves
                 num_trials = len(studies.ended(study)) - task.skipped
                 return {"search_seconds": seconds, "trials_per_hour": 3600 * num_trials / seconds}
             for index, message in ended.items():

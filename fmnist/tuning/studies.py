@@ -11,7 +11,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,14 @@ def check_storage(storage: str) -> None:
             raise unwritable_cache(error) from None
         return
     try:
-        import psycopg2
+        import psycopg
     except ImportError:
         raise FmnistError("storage: PostgreSQL needs a driver; type: pip install '.[postgres]'") from None
     try:
-        psycopg2.connect(_plain(storage), connect_timeout=5).close()
-    except psycopg2.Error as error:
-        raise FmnistError(f"storage: no PostgreSQL answers at {without_password(storage)}: {error}") from None
-
-
-def check_name(name: str) -> None:
-    """Checks that a study can have a name.
-
-    Raises:
-        FmnistError: If it can't.
-    """
-    if not re.fullmatch(r"[\w.-]{1,200}", name):
-        raise FmnistError(f"study: expected letters, digits, and any of . _ -; received {name!r}")
+        psycopg.connect(_plain(storage), connect_timeout=5).close()
+    except psycopg.Error as error:
+        said = " ".join(str(error).split())
+        raise FmnistError(f"storage: no PostgreSQL answers at {without_password(storage)}: {said}") from None
 
 
 def without_password(storage: str) -> str:
@@ -107,9 +98,9 @@ def lock(name: str, storage: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         return
-    import psycopg2
+    import psycopg
 
-    connection = psycopg2.connect(_plain(storage))
+    connection = psycopg.connect(_plain(storage))
     try:
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
         connection.cursor().execute("SELECT pg_advisory_lock(%s)", [key])
@@ -161,7 +152,7 @@ def sweep(study: optuna.Study, reason: str = LOST) -> None:
 
 def sweep_other_machines(study: optuna.Study) -> None:
     """The same for trials of other machines, whose heart has stopped; on a storage that knows hearts."""
-    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+    with _experimental():
         optuna.storages.fail_stale_trials(study)
 
 
@@ -228,12 +219,18 @@ def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
     if storage == AUTO:
         backend = JournalFileBackend(str(_journal(name)))
         return optuna.storages.JournalStorage(backend)
-    return optuna.storages.RDBStorage(
-        storage,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=_retry,
-    )
+    with _experimental():
+        return optuna.storages.RDBStorage(
+            _plain(storage).replace("postgresql://", "postgresql+psycopg://"),
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=_retry,
+        )
+
+
+def _experimental() -> AbstractContextManager[Any]:
+    """Optuna says of its heartbeat that it may change; its version is bound."""
+    return warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore")
 
 
 def _no_sampler() -> optuna.samplers.BaseSampler:
