@@ -1,5 +1,6 @@
 """Training through the real engine, on data small enough to be quick and hard enough to tell."""
 
+import gc
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -232,6 +233,19 @@ def test_flips_are_flips(handful):
         same, turned = (changed == images).all((1, 2, 3)), (changed == flipped).all((1, 2, 3))
         assert (same | turned).all()
         assert 0.2 < turned.mean() < 0.8
+
+
+def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    def num_graphs():
+        gc.collect()
+        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
+
+    before = num_graphs()
+    for optimizer in ("sgd", "adam"):
+        training.fit(training.plan(Train(model="lenet", epochs=1, optimizer=optimizer)), handful, lambda _: None)
+    assert num_graphs() == before
 
 
 def test_augmentation_is_not_part_of_the_model(handful):
