@@ -184,15 +184,21 @@ def work(task: Task, search: Search, splits: Splits, device: Device, tracking: T
                 return
             attempt = _Attempt(task, search, splits, device, tracking, claimed.close)
             study.optimize(attempt, n_trials=1, catch=(Exception,))
-        # A model that is done with is a circle of references: without this it may stay for several trials. What
-        # is there after the first trial stays anyway (libraries), and to look through it takes 0.2 s.
-        gc.collect()
-        if not gc.get_freeze_count():
-            gc.freeze()
+        _forget()
         if attempt.run_id:
             around = perf_counter() - start - attempt.fit_seconds
             figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
             tracking.log_after(attempt.run_id, figures)
+
+
+def _forget() -> None:
+    """Frees what a model that is done with leaves: a circle of references, and the backend's kernels."""
+    import keras
+
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # what is there after the first trial stays anyway; to look through it each time takes 0.2 s
 
 
 class _Attempt:
