@@ -473,6 +473,7 @@ def log_tuned(result: dict[str, Any], text: str) -> None:
         for split in ("validation", "test"):
             values |= {f"{split}_{key}": value for key, value in (each[f"{split}_accuracy"] or {}).items()}
         mlflow.log_metrics({f"{name}/{key}": value for key, value in values.items() if value is not None})
+    mlflow.log_metrics({f"winner/gain_{key}": value for key, value in (result["gain"] or {}).items()})
     best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
     best |= {f"best.hyper.{name}": _text(value) for name, value in winner["hyperparameters"].items()}
     mlflow.set_tags(best)

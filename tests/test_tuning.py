@@ -137,6 +137,8 @@ def test_the_winner_is_the_best_by_validation_mean_and_alone_is_tested_beside_th
     winner, other, default = second["candidates"]
     assert winner["validation_accuracy"]["mean"] >= other["validation_accuracy"]["mean"]
     assert (winner["test_accuracy"]["n"], other["test_accuracy"], default["test_accuracy"]["n"]) == (2, None, 2)
+    means = [each["validation_accuracy"]["mean"] for each in (winner, default)]
+    assert second["gain"]["mean"] == pytest.approx(means[0] - means[1])
     assert winner["drop"] == pytest.approx(winner["search_accuracy"] - winner["validation_accuracy"]["mean"])
 
 

@@ -264,9 +264,11 @@ def result(study: optuna.Study, found: list[Candidate], tests: Mapping[int, list
         tests: Of those that were tested, the evaluations of their models.
     """
     states = [trial.state for trial in studies.counted(study)]
+    gained = gain(found[0], found[-1])
     return {
         "study": study.study_name,
         **{f"num_{state.name.lower()}": states.count(state) for state in TrialState if state.is_finished()},
+        "gain": gained and dataclasses.asdict(gained),
         "candidates": [
             {
                 "candidate": str(each),
@@ -307,12 +309,24 @@ def markdown(study: optuna.Study, found: list[Candidate], tests: Mapping[int, li
             f"{test.mean:.2%} ({test.min:.2%}-{test.max:.2%}, {test.n})" if test else "not tested",
         )
         lines.append(f"| {' | '.join(texts)} |")
-    if winner.validation and default.validation:
-        gain = 100 * (winner.validation.mean - default.validation.mean)
-        beats = "beats" if gain > 0 else "does not beat"
-        lines += ["", f"The winner {beats} the default recipe on validation: {gain:+.2f} points."]
+    gained = gain(winner, default)
+    if gained:
+        mean, low, high = (100 * each for each in (gained.mean, gained.ci95_low, gained.ci95_high))
+        beats = "beats" if low > 0 else "is not shown to beat"
+        lines += [
+            "",
+            f"On validation the winner {beats} the default recipe: {mean:+.2f} points "
+            f"(95 % interval {low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs).",
+        ]
     lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each.plan)}`" for each in found)]
     return "\n".join(lines) + "\n"
+
+
+def gain(winner: Candidate, default: Candidate) -> Spread | None:
+    """How much more validation accuracy the winner has than the model's own recipe, seed by seed."""
+    pair = [{each.user_attrs["seed"]: each.values[0] for each in one.again} for one in (winner, default)]
+    seeds = pair[0].keys() & pair[1].keys()
+    return spread([pair[0][seed] - pair[1][seed] for seed in sorted(seeds)]) if seeds else None
 
 
 def command(plan: Plan) -> str:
