@@ -13,7 +13,8 @@ from fmnist.tuning import studies, trials, workers
 
 
 def tune(settings: Tune) -> dict[str, Any]:
-    device.refuse_missing(settings.device, settings.backend)
+    own_device = settings.device if settings.launcher == "local" else "auto"  # Ray's nodes have their own
+    device.refuse_missing(own_device, settings.backend)
     search = trials.plan(settings)
     workers.check(settings)
     studies.check_storage(settings.storage)
@@ -35,6 +36,8 @@ def tune(settings: Tune) -> dict[str, Any]:
 
     def run(study: Any, total: int) -> dict[str, float]:
         searching = study is led  # or training the best again
+        for lost in studies.sweep(study, settings.storage):
+            tracking.end_lost(lost.user_attrs.get("run_id", ""))
 
         def on_trial(trial: Any) -> None:
             tracking.end_lost(trial.user_attrs.get("run_id", ""))
@@ -49,18 +52,20 @@ def tune(settings: Tune) -> dict[str, Any]:
             skipped=len(studies.ended(study)),
             run_id=run_id,
             num_threads=workers.num_threads(settings),
+            command="-".join(map(str, studies.this_process().values())),
             leader=os.getpid() if settings.launcher == "local" else None,
         )
         with cli.Progress(study.study_name, studies.remaining(study, total), unit="trial") as progress:
-            return tuning.search(study, task, start, led=led, on_trial=on_trial)
+            return tuning.search(study, task, start, on_trial)
 
     with tracking.run(settings) as own_run:
         attributes = {"identity": search.identity(splits), "run_id": own_run}
-        study = study or studies.create(name, settings.storage, search.objectives, attributes)
+        study = studies.find_or_create(name, settings.storage, search.objectives, attributes)
+        trials.check_same(study, search, splits)  # it may have come into being meanwhile
         watch = f"optuna-dashboard {studies.location(name, settings.storage)}"
         print(f"study {name}: watch it with {watch}; go on with it by -P study={name}", file=sys.stderr)
         with (
-            studies.leading(study) as leads,
+            studies.leading(study, settings.storage) as leads,
             tracking.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
         ):
             led = study if leads else None
@@ -72,10 +77,10 @@ def tune(settings: Tune) -> dict[str, Any]:
             again = tuning.again(study, search)
             run(again, tuning.ask_again(study, again, search))
             found = tuning.candidates(study, again, search)
-            device.select(settings.device, settings.backend)
+            device.select(own_device, settings.backend)
             tests = {each.trial: tuning.test(each, splits, tracking.load_model) for each in (found[0], found[-1])}
-            result = tuning.result(study, found, tests)
-            tracking.log_tuned(result, tuning.markdown(study, found, tests))
+            result = tuning.result(study, settings, found, tests)
+            tracking.log_tuned(result, tuning.markdown(study, settings, found, tests))
             best = tuning.best_model(found[0], tests[found[0].trial], splits)
             registered = tracking.register(best, settings.registered_model, study=name)
     return {"run_id": run_id, "registered": registered, **result}

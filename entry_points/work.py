@@ -13,7 +13,11 @@ from fmnist.tuning import trials
 def work(request: str) -> None:
     task = trials.Task(**json.loads(request))
     settings = Tune(**task.settings)
-    threads = machine.pin(task.num_threads)
+    with machine.pinned(task.num_threads):
+        _work(task, settings)
+
+
+def _work(task: trials.Task, settings: Tune) -> None:
     search = trials.plan(settings)
     splits = data.load(
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
@@ -23,8 +27,6 @@ def work(request: str) -> None:
     from fmnist import tracking
 
     trials.work(task, search, splits.without_test(), used, tracking)
-    if threads:
-        threads.close()
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -29,27 +30,31 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pin(threads: int) -> IO[str] | None:
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
     """Keeps this process to so many threads of the CPU that no other process has been kept to.
 
-    They are free again when what it gives is closed, or the process ends. None: so many are not free, or the
-    system can't; the process then goes where it likes.
+    Where so many are not free, or the system can't, the process goes where it likes.
     """
     if not hasattr(os, "sched_setaffinity"):
-        return None
+        yield
+        return
     import fcntl
 
     own = sorted(os.sched_getaffinity(0))
     for start in range(0, len(own) - threads + 1, threads):
-        claim = (Path(tempfile.gettempdir()) / f"fmnist-{os.getuid()}-thread-{own[start]}").open("w")
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            claim.close()
-            continue
-        os.sched_setaffinity(0, own[start : start + threads])
-        return claim
-    return None
+        with (Path(tempfile.gettempdir()) / f"fmnist-{os.getuid()}-thread-{own[start]}").open("w") as claim:
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            os.sched_setaffinity(0, own[start : start + threads])
+            try:
+                yield
+            finally:
+                os.sched_setaffinity(0, own)
+            return
+    yield
 
 
 def process() -> tuple[int, float]:

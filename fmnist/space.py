@@ -83,6 +83,8 @@ def _narrow(name: str, declared: Dimension, text: str) -> Dimension:
         values = tuple(kind(piece) for piece in ends.split(".." if ".." in ends else "|"))
     except ValueError:
         raise refused from None
+    if ".." not in ends and len(set(values)) < len(values):
+        raise refused
     if isinstance(declared, Span):
         if not all(declared.low <= value <= declared.high for value in values):
             raise refused
@@ -97,7 +99,7 @@ def _narrow(name: str, declared: Dimension, text: str) -> Dimension:
         if kind is str or len(values) != 2:
             raise refused
         values = tuple(value for value in declared.values if values[0] <= value <= values[1])
-    if not values or len(set(values)) < len(values) or not set(values) <= set(declared.values):
+    if not values or not set(values) <= set(declared.values):
         raise refused
     return Choice(values)
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,29 +15,21 @@ class Spread:
     median: float
     min: float
     max: float
-    std: float
-    """Of the sample (n - 1); NaN for one measurement."""
-    ci95_low: float
-    ci95_high: float
-    """The interval that covers the mean in 95 of 100 such samples, by Student's t; NaN for one."""
+    std: float | None = None
+    """Of the sample (n - 1); None for one measurement."""
+    ci95_low: float | None = None
+    ci95_high: float | None = None
+    """The interval that covers the mean in 95 of 100 such samples, by Student's t; None for one."""
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Sums up at least one value."""
     mean = statistics.fmean(values)
-    std, half = math.nan, math.nan
-    if len(values) > 1:
-        from scipy import stats  # half a second
+    known = Spread(n=len(values), mean=mean, median=statistics.median(values), min=min(values), max=max(values))
+    if len(values) == 1:
+        return known
+    from scipy import stats  # half a second
 
-        std = statistics.stdev(values)
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return Spread(
-        n=len(values),
-        mean=mean,
-        median=statistics.median(values),
-        min=min(values),
-        max=max(values),
-        std=std,
-        ci95_low=mean - half,
-        ci95_high=mean + half,
-    )
+    std = statistics.stdev(values)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return replace(known, std=std, ci95_low=mean - half, ci95_high=mean + half)

@@ -51,6 +51,7 @@ def test_a_text_narrows_a_space(text, narrowed):
         ("width=64 log", "space: width: expected"),
         ("width=64..128 linear", "space: width: expected"),
         ("width=", "space: width: expected"),
+        ("width=64|64", "space: width: expected"),
         ("dropout=0..0.5 log", "space: dropout: expected"),
         ("dropout=nan", "space: dropout: expected"),
         ("batch_size=48", "space: batch_size: expected"),

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT
 from optuna.trial import TrialState
 
-from fmnist import data, device, tracking, training, tuning
+from fmnist import data, device, models, tracking, training, tuning
 from fmnist.errors import FmnistError
 from fmnist.settings import Tune, parse
 from fmnist.tuning import studies, trials
@@ -137,8 +137,9 @@ def test_the_winner_is_the_best_by_validation_mean_and_alone_is_tested_beside_th
     winner, other, default = second["candidates"]
     assert winner["validation_accuracy"]["mean"] >= other["validation_accuracy"]["mean"]
     assert (winner["test_accuracy"]["n"], other["test_accuracy"], default["test_accuracy"]["n"]) == (2, None, 2)
-    means = [each["validation_accuracy"]["mean"] for each in (winner, default)]
+    means = [each["test_accuracy"]["mean"] for each in (winner, default)]
     assert second["gain"]["mean"] == pytest.approx(means[0] - means[1])
+    assert second["gain"]["n"] == 2
     assert winner["drop"] == pytest.approx(winner["search_accuracy"] - winner["validation_accuracy"]["mean"])
 
 
@@ -174,9 +175,14 @@ def test_the_command_of_the_winner_can_be_typed(second):
 
     from fmnist.settings import Train
 
-    words = shlex.split(second["candidates"][0]["command"])
+    winner = second["candidates"][0]
+    words = shlex.split(winner["command"])
     given = dict(word.split("=", 1) for place, word in enumerate(words) if words[place - 1] == "-P")
-    assert training.plan(parse(Train, given)).hyperparameters["activation"] in ("relu", "tanh", "elu", "gelu")
+    settings = parse(Train, given)
+    plan = training.plan(settings)
+    assert json.loads(json.dumps(plan.hyperparameters)) == winner["hyperparameters"]
+    assert {name: winner[name] for name in vars(plan.recipe)} == vars(plan.recipe)
+    assert (settings.augment, settings.dataset) == (winner["augment"], "synthetic")
 
 
 def test_a_study_of_another_search_is_refused(store, second):
@@ -296,9 +302,7 @@ def worked(name, splits, **changes):
     """A study that one worker has worked on in this process, and what it told."""
     settings = Tune(**(QUICK | changes))
     search = trials.plan(settings)
-    study = studies.find(name, "auto") or studies.create(
-        name, "auto", search.objectives, {"identity": search.identity(splits)}
-    )
+    study = studies.find_or_create(name, "auto", search.objectives, {"identity": search.identity(splits)})
     recorder = Recorder()
     task = trials.Task(vars(settings), name, settings.trials, len(studies.ended(study)), "", 1)
     trials.work(task, search, splits, device.select("cpu", "tensorflow"), recorder)
@@ -338,7 +342,10 @@ def test_two_objectives_give_a_front(handful, cpu):
         accuracy, parameters = trial.values
         beaten = any(a >= accuracy and p <= parameters and [a, p] != trial.values for a, p in front.values())
         assert beaten or trial.number in front
-    assert [trial.number for trial in tuning.best(study, 1)] == [max(front, key=lambda number: front[number][0])]
+    search = trials.plan(Tune(**(QUICK | {"trials": 6, "objective": "accuracy,parameters"}), best=1))
+    assert [each.number for each in tuning.best(study, search)] == [
+        max(front, key=lambda number: front[number][0])
+    ]
     assert tuning.best_so_far(study)["front_size"] == len(front)
 
 
@@ -360,7 +367,7 @@ def test_workers_never_draw_a_point_twice(sampler):
     settings = Tune(model="mlp", sampler=sampler, trials=12, space=f"{fixed}, width=64|96|128, batch_size=32..256")
     search = trials.plan(settings)
     name = f"distinct-{sampler}"
-    studies.create(name, "auto", ("accuracy",), {})
+    studies.find_or_create(name, "auto", ("accuracy",), {})
     tasks = [trials.Task(vars(settings), name, 12, 0, "", 1, index) for index in (0, 1)]
     pair = [studies.find(name, "auto") for _ in tasks]
     for study, task in zip(pair, tasks, strict=True):
@@ -377,6 +384,8 @@ def test_workers_never_draw_a_point_twice(sampler):
 def test_every_pruner_works(pruner, handful, cpu):
     study, _ = worked(f"by-{pruner}", handful, trials=2, epochs=2, pruner=pruner)
     assert len(studies.counted(study)) == 2
+    search = trials.plan(Tune(**(QUICK | {"pruner": pruner})))
+    assert type(trials._pruner(search)).__name__.lower() == {"none": "nop"}.get(pruner, pruner) + "pruner"
 
 
 def test_a_worker_never_has_the_test_split(monkeypatch, cpu):
@@ -384,21 +393,95 @@ def test_a_worker_never_has_the_test_split(monkeypatch, cpu):
 
     given = []
     monkeypatch.setattr(trials, "work", lambda task, search, splits, *_: given.append(splits))
-    affinity = os.sched_getaffinity(0)
     task = trials.Task(vars(Tune(**QUICK, device="cpu")), "s", 1, 0, "", 1)
     work.work(json.dumps(vars(task)))
-    os.sched_setaffinity(0, affinity)
     assert (len(given[0].train) > 0, len(given[0].test)) == (True, 0)
 
 
 def test_a_study_without_variety_still_has_its_plots():
     from fmnist.tuning import figures
 
-    study = studies.create("flat", "auto", ("accuracy",), {"identity": {"objective": "accuracy"}})
+    study = studies.find_or_create("flat", "auto", ("accuracy",), {"identity": {"objective": "accuracy"}})
     assert figures.images(study) == {}
     study.add_trial(optuna.create_trial(values=[0.5], params={}, distributions={}))
     assert set(figures.images(study)) == {"optimization_history"}
     assert "optimization_history" in figures.page(study)
+
+
+def made_study(name, *states, **attributes):
+    """A study with trials in some states, each with an accuracy by its number."""
+    study = studies.find_or_create(
+        name, "auto", ("accuracy",), {"identity": {"objective": "accuracy"}} | attributes
+    )
+    for number, state in enumerate(states):
+        value = 0.5 + number / 100 if state == TrialState.COMPLETE else None
+        trial = study.ask({"width": optuna.distributions.IntDistribution(64, 1024)})
+        if state == TrialState.FAIL:
+            trial.set_user_attr("error", "E")
+        if state.is_finished():
+            study.tell(trial, value, state=state)
+    return study
+
+
+def test_an_interrupted_trial_is_tried_again_and_again_and_a_lost_one_once():
+    for name, interrupted, tries in (("stopped-twice", "me", 3), ("lost-twice", None, 2)):
+        study = made_study(name, TrialState.RUNNING)
+        gone = {"host": socket.gethostname(), "pid": 0, "created": 0.0, "command": "me"}
+        for _ in range(2):
+            running = studies.trials(study, TrialState.RUNNING)[0]
+            study._storage.set_trial_user_attr(running._trial_id, "worker", gone)
+            assert len(studies.sweep(study, "auto", interrupted=interrupted)) == 1
+            assert studies.sweep(study, "auto", interrupted=interrupted) == []
+            if studies.trials(study, TrialState.WAITING):
+                study.ask()
+        assert len(studies.trials(study)) == tries
+        assert len(studies.counted(study)) == 1
+        assert studies.repeated_error(study, 0) is None
+
+
+def test_trials_that_are_lost_together_and_tried_again_do_not_stop_a_search():
+    study = made_study("lost-together", *[TrialState.RUNNING] * 3)
+    for trial in studies.trials(study):
+        worker = {"host": socket.gethostname(), "pid": 0, "created": 0.0}
+        study._storage.set_trial_user_attr(trial._trial_id, "worker", worker)
+    assert len(studies.sweep(study, "auto")) == 3
+    assert studies.repeated_error(study, 0) is None
+    assert studies.remaining(study, 3) == 3
+
+
+def test_a_configuration_that_fails_on_a_fresh_seed_is_trained_on_it_again_and_else_is_no_winner():
+    settings = Tune(**(QUICK | {"space": "layers=1, activation=relu, augment=none"}), best=2, repeats=2)
+    search = trials.plan(settings)
+    study = made_study("search", TrialState.COMPLETE, TrialState.COMPLETE)
+    again = made_study("search.again")
+
+    def train(fails):
+        asked = tuning.ask_again(study, again, search)
+        for waiting in studies.trials(again, TrialState.WAITING):
+            candidate, seed = waiting.user_attrs["candidate"], waiting.user_attrs["seed"]
+            trial = again.ask()
+            trial.set_user_attr("precision", "float32")
+            if fails and (candidate, seed) == (1, 2):
+                trial.set_user_attr("error", "E")
+                again.tell(trial, state=TrialState.FAIL)
+            else:
+                again.tell(trial, 0.9 if candidate == 1 else 0.8)
+        return asked
+
+    assert train(fails=True) == 6
+    assert [each.trial for each in tuning.candidates(study, again, search)] == [0, 1, trials.DEFAULT]
+    assert train(fails=False) == 7
+    assert [each.trial for each in tuning.candidates(study, again, search)] == [1, 0, trials.DEFAULT]
+
+
+def test_two_trials_that_come_to_the_same_training_count_once_among_the_best():
+    search = trials.plan(Tune(**QUICK, best=3))
+    study = studies.find_or_create("twins", "auto", ("accuracy",), {"identity": {"objective": "accuracy"}})
+    for taper, width in ((0.25, 64), (0.5, 64), (0.5, 65)):  # of one layer, the taper says nothing
+        point = {"width": width, "layers": 1, "taper": taper}
+        kinds = {name: trials._distribution(models.MODELS["mlp"].space[name]) for name in point}
+        study.add_trial(optuna.create_trial(values=[0.5], params=point, distributions=kinds))
+    assert [trial.number for trial in tuning.best(study, search)] == [0, 2]
 
 
 # Several machines:
@@ -467,7 +550,7 @@ def test_a_trial_of_another_machine_whose_heart_stops_is_tried_once_more(postgre
     """The other machine: a process that says that it is there, and is killed."""
     monkeypatch.setattr(studies, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(studies, "GRACE_SECONDS", 2)
-    study = studies.create("hearts", postgres, ("accuracy",), {})
+    study = studies.find_or_create("hearts", postgres, ("accuracy",), {})
     code = (
         "import os, sys\n"
         "from fmnist.tuning import studies\n"
@@ -479,7 +562,7 @@ def test_a_trial_of_another_machine_whose_heart_stops_is_tried_once_more(postgre
         "studies.find('hearts', sys.argv[1]).optimize(killed, n_trials=1)\n"
     )
     subprocess.run([sys.executable, "-c", code, postgres], cwd=ROOT, check=False)
-    studies.sweep(study)  # not ours to judge
+    studies.sweep(study, postgres)  # not ours to judge
     assert [trial.state for trial in studies.trials(study)] == [TrialState.RUNNING]
     time.sleep(3)
     studies.sweep_other_machines(study)
@@ -577,9 +660,9 @@ def test_pinned_processes_have_threads_of_their_own():
     code = (
         "import os, sys\n"
         "from fmnist import machine\n"
-        "kept = machine.pin(1)\n"
-        "print(sorted(os.sched_getaffinity(0)), flush=True)\n"
-        "sys.stdin.read()\n"
+        "with machine.pinned(1):\n"
+        "    print(sorted(os.sched_getaffinity(0)), flush=True)\n"
+        "    sys.stdin.read()\n"
     )
     number = len(os.sched_getaffinity(0))
     processes = [

@@ -23,14 +23,14 @@ from fmnist.data import Splits
 from fmnist.engine.result import PREDICT_BATCH
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
-from fmnist.settings import Tune
+from fmnist.settings import Train, Tune
 from fmnist.spread import Spread, spread
 from fmnist.training import Plan
 from fmnist.tuning import studies
 from fmnist.tuning.trials import DEFAULT, Search, Task, plan_at
 from fmnist.tuning.workers import Worker
 
-POLL_SECONDS, BEAT_SECONDS = 0.3, 5.0
+POLL_SECONDS, LOOK_SECONDS = 0.3, 5.0
 MAX_DEATHS = 3
 LAST_WORDS_SECONDS = 5.0
 
@@ -69,8 +69,6 @@ def search(
     study: optuna.Study,
     task: Task,
     start: Callable[[Task], Worker],
-    *,
-    led: optuna.Study | None,
     on_trial: Callable[[FrozenTrial], None],
 ) -> dict[str, float]:
     """Keeps workers at a study until it has its trials; whatever ends it, they end too, and no trial runs on.
@@ -81,7 +79,6 @@ def search(
         study: What is worked on.
         task: What its workers are told.
         start: Starts a worker.
-        led: The study that this process leads, and says so every few seconds.
         on_trial: Is told of each trial that has ended.
 
     Raises:
@@ -90,16 +87,15 @@ def search(
     num_workers = task.settings["workers"]
     workers: dict[int, Worker] = {}
     told = {trial.number for trial in studies.ended(study)}
-    deaths, last_beat, begin = 0, -math.inf, perf_counter()
+    storage = task.settings["storage"]
+    deaths, last_look, begin = 0, -math.inf, perf_counter()
     try:
         while True:
-            if perf_counter() - last_beat > BEAT_SECONDS:
-                if led:
-                    studies.beat(led)
+            if perf_counter() - last_look > LOOK_SECONDS:
                 studies.sweep_other_machines(study)
-                last_beat = perf_counter()
+                last_look = perf_counter()
             ended = {index: worker.error() for index, worker in workers.items()}
-            studies.sweep(study)
+            studies.sweep(study, storage)
             deaths = 0 if _tell(study, told, on_trial) else deaths
             error = studies.repeated_error(study, task.skipped)
             if error:
@@ -111,7 +107,8 @@ def search(
                 while any(worker.error() is None for worker in workers.values()) and perf_counter() < give_up:
                     time.sleep(POLL_SECONDS)  # they end by themselves
                 num_trials = len(studies.ended(study)) - task.skipped
-                return {"search_seconds": seconds, "trials_per_hour": 3600 * num_trials / seconds}
+                took = {"search_seconds": seconds, "trials_per_hour": 3600 * num_trials / seconds}
+                return took if num_trials else {}
             for index, message in ended.items():
                 if message is not None:
                     del workers[index]
@@ -125,7 +122,7 @@ def search(
     finally:
         for worker in workers.values():
             worker.stop()
-        studies.sweep(study, "interrupted")
+        studies.sweep(study, storage, interrupted=task.command)
         _tell(study, told, on_trial)
 
 
@@ -138,10 +135,16 @@ def _tell(study: optuna.Study, told: set[int], on_trial: Callable[[FrozenTrial],
     return bool(new)
 
 
-def best(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The most accurate trials: of all, or with several objectives, of the Pareto front."""
+def best(study: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """The most accurate trials: of all, or with several objectives, of the Pareto front.
+
+    Two that come to the same training count once.
+    """
     among = studies.trials(study, TrialState.COMPLETE) if len(study.directions) == 1 else study.best_trials
-    return sorted(among, key=lambda trial: (-_accuracy(study, trial), trial.number))[:count]
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(among, key=lambda trial: (-_accuracy(study, trial), trial.number)):
+        found.setdefault(str(plan_at(search.base, trial.params)), trial)
+    return list(found.values())[: search.settings.best]
 
 
 def best_so_far(study: optuna.Study) -> dict[str, float]:
@@ -171,19 +174,17 @@ def again(study: optuna.Study, search: Search) -> optuna.Study:
     """The study of the trainings on fresh seeds that belongs to a search."""
     name, storage = f"{study.study_name}.again", search.settings.storage
     identity = study.user_attrs["identity"] | {"objective": "accuracy"}
-    return studies.find(name, storage) or studies.create(name, storage, ("accuracy",), {"identity": identity})
+    return studies.find_or_create(name, storage, ("accuracy",), {"identity": identity, "points": "given"})
 
 
 def ask_again(study: optuna.Study, again: optuna.Study, search: Search) -> int:
     """Queues the best configurations, and the model's own recipe, on fresh seeds; gives how many there are.
 
-    What an earlier command has queued is not queued again.
+    What an earlier command has queued is not queued again, unless it failed.
     """
-    waiting = studies.trials(again, TrialState.WAITING)
-    there = {(each.user_attrs["candidate"], each.user_attrs["seed"]) for each in studies.counted(again) + waiting}
-    chosen: dict[int, Mapping[str, Any]] = {
-        trial.number: trial.params for trial in best(study, search.settings.best)
-    }
+    states = [state for state in TrialState if state != TrialState.FAIL]
+    there = {(each.user_attrs["candidate"], each.user_attrs["seed"]) for each in studies.trials(again, *states)}
+    chosen: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in best(study, search)}
     for number, point in {**chosen, DEFAULT: {}}.items():
         for seed in fresh_seeds(search.settings):
             if (number, seed) not in there:
@@ -205,20 +206,23 @@ def candidates(study: optuna.Study, again: optuna.Study, search: Search) -> list
     seeds = fresh_seeds(search.settings)
     done = [each for each in studies.trials(again, TrialState.COMPLETE) if each.user_attrs["seed"] in seeds]
     found: list[Candidate] = []
-    for trial in [*best(study, search.settings.best), None]:
+    for trial in [*best(study, search), None]:
         number = DEFAULT if trial is None else trial.number
         own = tuple(each for each in done if each.user_attrs["candidate"] == number)
+        plan = plan_at(search.base, trial.params) if trial else search.base
+        settled = own[0].user_attrs["precision"] if own else plan.precision
         found.append(
             Candidate(
                 trial=number,
-                plan=plan_at(search.base, trial.params) if trial else search.base,
+                plan=dataclasses.replace(plan, precision=settled),
                 search_score=_accuracy(study, trial) if trial else None,
                 again=own,
                 validation=spread([each.values[0] for each in own]) if own else None,
             )
         )
+    most = max(len(each.again) for each in found)  # one that fails on a seed is no winner while another doesn't
     mean = {each.trial: each.validation.mean if each.validation else -math.inf for each in found}
-    found.sort(key=lambda each: (each.trial == DEFAULT, -mean[each.trial]))
+    found.sort(key=lambda each: (each.trial == DEFAULT, len(each.again) < most, -mean[each.trial]))
     if found[0].trial == DEFAULT or not found[0].validation:
         raise FmnistError(
             f"study: no trial of {study.study_name} came to its end; its run's table says with what error"
@@ -255,16 +259,19 @@ def _accuracy(study: optuna.Study, trial: FrozenTrial) -> float:
     return float(trial.values[objectives.index("accuracy")])
 
 
-def result(study: optuna.Study, found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> dict[str, Any]:
+def result(
+    study: optuna.Study, settings: Tune, found: list[Candidate], tests: Mapping[int, list[Evaluation]]
+) -> dict[str, Any]:
     """What the search came to, as a record.
 
     Args:
         study: The search.
+        settings: What was asked for.
         found: Of `candidates`.
         tests: Of those that were tested, the evaluations of their models.
     """
     states = [trial.state for trial in studies.counted(study)]
-    gained = gain(found[0], found[-1])
+    gained = gain(found, tests)
     return {
         "study": study.study_name,
         **{f"num_{state.name.lower()}": states.count(state) for state in TrialState if state.is_finished()},
@@ -279,16 +286,18 @@ def result(study: optuna.Study, found: list[Candidate], tests: Mapping[int, list
                 "validation_accuracy": each.validation and dataclasses.asdict(each.validation),
                 "drop": each.drop,
                 "test_accuracy": _tested(tests.get(each.trial)),
-                "command": command(each.plan),
+                "command": command(each.plan, settings),
             }
             for each in found
         ],
     }
 
 
-def markdown(study: optuna.Study, found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> str:
+def markdown(
+    study: optuna.Study, settings: Tune, found: list[Candidate], tests: Mapping[int, list[Evaluation]]
+) -> str:
     """The same for people: what was found beside the model's own recipe, and how much of it was luck."""
-    winner, default = found[0], found[-1]
+    winner = found[0]
     lines = [
         f"Study **{study.study_name}**: {len(studies.counted(study))} trials of {winner.plan.model.name}, "
         f"{winner.plan.recipe.epochs} epochs each. The search saw the training and the validation split. Its best "
@@ -304,41 +313,65 @@ def markdown(study: optuna.Study, found: list[Candidate], tests: Mapping[int, li
         texts = (
             f"**{each}**" if each is winner else str(each),
             "" if each.search_score is None else f"{each.search_score:.2%}",
-            f"{again.mean:.2%} ({again.ci95_low:.2%}-{again.ci95_high:.2%}, {again.n})" if again else "failed",
+            _interval(again),
             "" if each.drop is None else f"{100 * each.drop:+.2f} points",
             f"{test.mean:.2%} ({test.min:.2%}-{test.max:.2%}, {test.n})" if test else "not tested",
         )
         lines.append(f"| {' | '.join(texts)} |")
-    gained = gain(winner, default)
-    if gained:
+    gained = gain(found, tests)
+    if gained and gained.ci95_low is not None and gained.ci95_high is not None:
         mean, low, high = (100 * each for each in (gained.mean, gained.ci95_low, gained.ci95_high))
         beats = "beats" if low > 0 else "is not shown to beat"
         lines += [
             "",
-            f"On validation the winner {beats} the default recipe: {mean:+.2f} points "
-            f"(95 % interval {low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs).",
+            f"On the test split the winner {beats} the default recipe: {mean:+.2f} points (95 % interval "
+            f"{low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs). The validation figures chose the winner: "
+            "they flatter it.",
         ]
-    lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each.plan)}`" for each in found)]
+    lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each.plan, settings)}`" for each in found)]
     return "\n".join(lines) + "\n"
 
 
-def gain(winner: Candidate, default: Candidate) -> Spread | None:
-    """How much more validation accuracy the winner has than the model's own recipe, seed by seed."""
-    pair = [{each.user_attrs["seed"]: each.values[0] for each in one.again} for one in (winner, default)]
+def gain(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> Spread | None:
+    """How much more test accuracy the winner has than the model's own recipe, seed by seed.
+
+    Not of validation accuracies: the winner was chosen by them.
+    """
+    pair = [
+        {each.user_attrs["seed"]: test.accuracy for each, test in zip(one.again, tests[one.trial], strict=True)}
+        for one in (found[0], found[-1])
+    ]
     seeds = pair[0].keys() & pair[1].keys()
     return spread([pair[0][seed] - pair[1][seed] for seed in sorted(seeds)]) if seeds else None
 
 
-def command(plan: Plan) -> str:
+def command(plan: Plan, settings: Tune) -> str:
     """The command that trains by a plan."""
     hyper = ";".join(
         f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in plan.hyperparameters.items()
     )
-    recipe = [f"{name}={value}" for name, value in dataclasses.asdict(plan.recipe).items()]
-    augment = f"augment={'+'.join(plan.augment) or 'none'}"
-    pairs = [f"model={plan.model.name}", f'"hyper={hyper}"', *recipe, augment, f"precision={plan.precision}"]
-    return " ".join(["mlflow run . -e train", *(f"-P {pair}" for pair in pairs)])
+    values = {
+        "model": plan.model.name,
+        "hyper": f'"{hyper}"',
+        **dataclasses.asdict(plan.recipe),
+        "augment": "+".join(plan.augment) or "none",
+        "precision": plan.precision,
+        "backend": plan.backend,
+        "dataset": settings.dataset,
+        "validation": settings.validation,
+    }
+    usual = Train()
+    pairs = [f"-P {name}={value}" for name, value in values.items() if value != getattr(usual, name)]
+    return " ".join(["mlflow run . -e train", *pairs])
+
+
+def _interval(figures: Spread | None) -> str:
+    if figures is None:
+        return "failed"
+    known = figures.ci95_low is not None and figures.ci95_high is not None
+    between = f"{figures.ci95_low:.2%}-{figures.ci95_high:.2%}, " if known else ""
+    return f"{figures.mean:.2%} ({between}{figures.n})"
 
 
 def _tested(evaluations: list[Evaluation] | None) -> dict[str, float] | None:

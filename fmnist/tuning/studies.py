@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,16 +76,21 @@ def find(name: str, storage: str) -> optuna.Study | None:
         return None
 
 
-def create(name: str, storage: str, objectives: tuple[str, ...], attributes: Mapping[str, Any]) -> optuna.Study:
-    """A new study."""
-    study = optuna.create_study(
-        study_name=name,
-        storage=_storage(name, storage),
-        directions=[StudyDirection[DIRECTIONS[objective]] for objective in objectives],
-        sampler=_no_sampler(),
-    )
-    for key, value in attributes.items():
-        study.set_user_attr(key, value)
+def find_or_create(
+    name: str, storage: str, objectives: tuple[str, ...], attributes: Mapping[str, Any]
+) -> optuna.Study:
+    """The study of a name, made with some attributes if it isn't there."""
+    with lock(name, storage):
+        study = find(name, storage)
+        if study is None:
+            study = optuna.create_study(
+                study_name=name,
+                storage=_storage(name, storage),
+                directions=[StudyDirection[DIRECTIONS[objective]] for objective in objectives],
+                sampler=_no_sampler(),
+            )
+            for key, value in attributes.items():
+                study.set_user_attr(key, value)
     return study
 
 
@@ -94,6 +100,7 @@ def lock(name: str, storage: str) -> Iterator[None]:
     if storage == AUTO:
         import fcntl
 
+        _folder().mkdir(parents=True, exist_ok=True)
         with _journal(name).with_suffix(".claim").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -116,9 +123,8 @@ def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that have begun: all but those that wait, and those that were lost and are tried again."""
-    every = trials(study)
-    again = {number for trial in every for number in trial.system_attrs.get("retry_history", ())}
-    return [trial for trial in every if trial.state != TrialState.WAITING and trial.number not in again]
+    again = _tried_again(study)
+    return [trial for trial in trials(study) if trial.state != TrialState.WAITING and trial.number not in again]
 
 
 def remaining(study: optuna.Study, total: int) -> int:
@@ -133,21 +139,42 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def repeated_error(study: optuna.Study, skipped: int) -> str | None:
-    """The error that the last three trials to end have all failed with; the first `skipped` don't count."""
-    errors = [
-        trial.user_attrs.get("error", LOST) if trial.state == TrialState.FAIL else None
-        for trial in ended(study)[skipped:][-SAME_ERRORS:]
-    ]
-    return errors[0] if len(errors) == SAME_ERRORS and len(set(errors)) == 1 else None
+    """The error that the last three trials to end have all failed with.
+
+    The first `skipped` don't count, nor do those that are tried again.
+    """
+    again = _tried_again(study)
+    last = [trial for trial in ended(study)[skipped:] if trial.number not in again][-SAME_ERRORS:]
+    errors = {trial.user_attrs.get("error", LOST) if trial.state == TrialState.FAIL else None for trial in last}
+    return errors.pop() if len(last) == SAME_ERRORS and len(errors) == 1 else None
 
 
-def sweep(study: optuna.Study, reason: str = LOST) -> None:
-    """Fails the running trials whose process, on this machine, is gone, and queues each again, once."""
-    for trial in trials(study, TrialState.RUNNING):
-        if _has_died(trial):
-            study._storage.set_trial_user_attr(trial._trial_id, "error", reason)
+def sweep(study: optuna.Study, storage: str, *, interrupted: str | None = None) -> list[FrozenTrial]:
+    """Fails the running trials whose process is gone, and queues each again, a lost one once; gives those failed.
+
+    Args:
+        study: The study.
+        storage: Where it is kept.
+        interrupted: A command whose workers have been stopped, on whatever machine.
+    """
+
+    def gone() -> list[tuple[FrozenTrial, bool]]:
+        found = []
+        for trial in trials(study, TrialState.RUNNING):
+            stopped = trial.user_attrs.get("worker", {}).get("command", "") == interrupted
+            if stopped or _has_died(study, trial):
+                found.append((trial, stopped))
+        return found
+
+    if not gone():
+        return []
+    with lock(study.study_name, storage):  # others sweep too
+        swept = gone()
+        for trial, stopped in swept:
+            study._storage.set_trial_user_attr(trial._trial_id, "error", "interrupted" if stopped else LOST)
+            _queue_again(study, trial, lost=not stopped)
             study.tell(trial.number, state=TrialState.FAIL)
-            _retry(study, trial)
+    return [trial for trial, _ in swept]
 
 
 def sweep_other_machines(study: optuna.Study) -> None:
@@ -163,45 +190,69 @@ def this_process() -> dict[str, Any]:
 
 
 @contextmanager
-def leading(study: optuna.Study) -> Iterator[bool]:
+def leading(study: optuna.Study, storage: str) -> Iterator[bool]:
     """Whether this process leads a study from now on; if another does, it only helps to search.
 
-    The leader re-trains, tests and registers when the search is done. It must `beat` every few seconds.
+    The leader re-trains, tests and registers when the search is done. Every few seconds it says that it is there.
     """
-    owner = study.user_attrs.get("owner")
-    leads = not (owner and _leads(owner))
-    if leads:
-        beat(study)
-    try:
-        yield leads
-    finally:
+    with lock(study.study_name, storage):
+        owner = study.user_attrs.get("owner")
+        leads = not (owner and _leads(study, owner))
         if leads:
-            study.set_user_attr("owner", None)
+            _beat(study)
+    if not leads:
+        yield False
+        return
+    done = threading.Event()
+
+    def beat_on() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            _beat(study)
+
+    beating = threading.Thread(target=beat_on, daemon=True)
+    beating.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        beating.join()
+        study.set_user_attr("owner", None)
 
 
-def beat(study: optuna.Study) -> None:
-    """Tells other machines that this process still leads."""
+def _beat(study: optuna.Study) -> None:
     study.set_user_attr("owner", {**this_process(), "beat": time.time()})
 
 
-def _leads(owner: dict[str, Any]) -> bool:
-    if owner["host"] == socket.gethostname():
+def _leads(study: optuna.Study, owner: dict[str, Any]) -> bool:
+    if _is_here(study, owner):
         return machine.is_alive(owner["pid"], owner["created"])
     return bool(time.time() - owner["beat"] < GRACE_SECONDS)
 
 
-def _has_died(trial: FrozenTrial) -> bool:
+def _has_died(study: optuna.Study, trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get("worker")
     if worker is None:  # killed before it could say who it is
         return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > GRACE_SECONDS
-    here = worker["host"] == socket.gethostname()
-    return here and not machine.is_alive(worker["pid"], worker["created"])
+    return _is_here(study, worker) and not machine.is_alive(worker["pid"], worker["created"])
 
 
-def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues a lost trial again, at the same point, unless it was a second try."""
-    if "retry_history" in trial.system_attrs:
+def _is_here(study: optuna.Study, process: dict[str, Any]) -> bool:
+    """Whether a process is of this machine; a file's always are, even if the machine has a new name."""
+    in_file = isinstance(study._storage, optuna.storages.JournalStorage)
+    return in_file or bool(process["host"] == socket.gethostname())
+
+
+def _tried_again(study: optuna.Study) -> set[int]:
+    """Numbers of the trials that were queued again."""
+    return {number for trial in trials(study) for number in trial.system_attrs.get("retry_history", ())}
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial, *, lost: bool = True) -> None:
+    """Queues a trial again at the same point, unless it was lost for the second time."""
+    times_lost = trial.system_attrs.get("times_lost", 0) + lost
+    if times_lost > 1 or trial.number in _tried_again(study):
         return
+    history = [*trial.system_attrs.get("retry_history", ()), trial.number]
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
@@ -209,7 +260,12 @@ def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
             distributions=trial.distributions,
             user_attrs={name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs},
             # under the names that Optuna's own callback uses, and its dashboard and samplers know
-            system_attrs={**trial.system_attrs, "failed_trial": trial.number, "retry_history": [trial.number]},
+            system_attrs={
+                **trial.system_attrs,
+                "failed_trial": history[0],
+                "retry_history": history,
+                "times_lost": times_lost,
+            },
         )
     )
 
@@ -224,7 +280,7 @@ def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
             _plain(storage).replace("postgresql://", "postgresql+psycopg://"),
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=_retry,
+            heartbeat_stale_trial_callback=_queue_again,
         )
 
 

@@ -79,6 +79,8 @@ class Task:
     """Of the CPU, for each worker."""
     index: int = 0
     """Of the worker among those of its command."""
+    command: str = ""
+    """Names the command that started the worker, among those of all machines."""
     leader: int | None = None
     """The process that the worker ends with; None if something else sees to that."""
 
@@ -174,7 +176,8 @@ def work(task: Task, search: Search, splits: Splits, device: Device, tracking: T
     study = studies.find(task.study, search.settings.storage)
     if study is None:
         raise FmnistError(f"study: there is no {task.study} in {search.settings.storage} as seen from this worker")
-    study.sampler = _sampler(search, study, task)
+    if "points" not in study.user_attrs:
+        study.sampler = _sampler(search, study, task)
     study.pruner = _pruner(search)
     while task.leader in (None, os.getppid()) and not studies.repeated_error(study, task.skipped):
         start = perf_counter()
@@ -218,13 +221,14 @@ class _Attempt:
         self.run_id, self.fit_seconds = "", 0.0
 
     def __call__(self, trial: Trial) -> list[float]:
-        trial.set_user_attr("worker", studies.this_process())
+        trial.set_user_attr("worker", studies.this_process() | {"command": self.task.command})
         asked = {name: trial.user_attrs[name] for name in studies.ASKED_FOR if name in trial.user_attrs}
         with _error_kept(trial):
             point = {} if asked.get("candidate") == DEFAULT else _suggest(trial, self.search.space)
             self.on_drawn()
             plan = plan_at(self.search.base, point) if point else self.search.base
             plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
+            trial.set_user_attr("precision", plan.precision)
             name, tags = f"{self.task.study} {trial.number}", {"study": self.task.study, "trial": trial.number}
             pruned: optuna.TrialPruned | None = None
             with self.tracking.trial_run(self.task.run_id, name, tags | asked, point) as self.run_id:

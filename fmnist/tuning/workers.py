@@ -124,6 +124,8 @@ def connect(settings: Tune) -> None:
         raise FmnistError(
             f"ray_address: no Ray cluster answers at {settings.ray_address}: {error}. Type: ray start --head"
         ) from None
+    if settings.device == "gpu" and not ray.cluster_resources().get("GPU"):
+        raise FmnistError("device=gpu: no node of the Ray cluster has a GPU; type -P device=cpu")
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(hosts) > 1 and settings.storage == AUTO:
         raise FmnistError(
