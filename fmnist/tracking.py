@@ -468,12 +468,13 @@ def log_tuned(result: dict[str, Any], text: str) -> None:
     mlflow.log_text(text, "verdict.md")
     mlflow.log_dict(result, "study/result.json")
     winner, default = result["candidates"][0], result["candidates"][-1]
+    figures: dict[str, float | None] = {f"gain/{key}": value for key, value in (result["gain"] or {}).items()}
     for name, each in (("winner", winner), ("default", default)):
-        values = {"search_accuracy": each["search_accuracy"], "drop": each["drop"]}
+        figures |= {f"{name}/search_accuracy": each["search_accuracy"], f"{name}/drop": each["drop"]}
         for split in ("validation", "test"):
-            values |= {f"{split}_{key}": value for key, value in (each[f"{split}_accuracy"] or {}).items()}
-        mlflow.log_metrics({f"{name}/{key}": value for key, value in values.items() if value is not None})
-    mlflow.log_metrics({f"winner/gain_{key}": value for key, value in (result["gain"] or {}).items()})
+            spreads = each[f"{split}_accuracy"] or {}
+            figures |= {f"{name}/{split}_{key}": value for key, value in spreads.items()}
+    mlflow.log_metrics({name: value for name, value in figures.items() if value is not None})
     best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
     best |= {f"best.hyper.{name}": _text(value) for name, value in winner["hyperparameters"].items()}
     mlflow.set_tags(best)

@@ -196,7 +196,7 @@ def test_a_study_of_another_search_is_refused(store, second):
 
 def test_a_killed_worker_loses_its_trial_alone_which_is_tried_once_more(new_store):
     store = new_store()
-    with begun(store, study="killed", trials=3, epochs=20, best=1, repeats=1) as process:
+    with begun(store, study="killed", trials=3, epochs=10, best=1, repeats=1) as process:
         lost = trial_training("killed")
         os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=200)
@@ -214,7 +214,7 @@ def test_a_killed_worker_loses_its_trial_alone_which_is_tried_once_more(new_stor
 
 def test_an_interrupted_search_ends_its_workers_and_goes_on_later(new_store):
     store = new_store()
-    with begun(store, study="interrupted", trials=2, epochs=20, best=1, repeats=1) as process:
+    with begun(store, study="interrupted", trials=2, epochs=10, best=1, repeats=1) as process:
         running = trial_training("interrupted")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -223,7 +223,7 @@ def test_an_interrupted_search_ends_its_workers_and_goes_on_later(new_store):
     study = studies.find("interrupted", "auto")
     assert studies.trials(study, TrialState.RUNNING) == []
     assert {run.info.status for run in store.client.search_runs([store.experiment])} == {"KILLED"}
-    done = store.run(command(study="interrupted", trials=2, epochs=20, best=1, repeats=1))
+    done = store.run(command(study="interrupted", trials=2, epochs=10, best=1, repeats=1))
     assert result_of(done)["num_complete"] == 2
     again = studies.trials(studies.find("interrupted", "auto"))
     assert again[1].params == running.params  # it was tried again, first of all
@@ -531,7 +531,7 @@ def postgres(tmp_path_factory):
 
 def test_a_second_command_joins_a_study_on_postgresql(new_store, postgres):
     store = new_store()
-    parameters = {"study": "shared", "trials": 8, "epochs": 5, "best": 1, "repeats": 1, "storage": postgres}
+    parameters = {"study": "shared", "trials": 12, "epochs": 10, "best": 1, "repeats": 1, "storage": postgres}
     with begun(store, **parameters) as leader:
         trial_training("shared", postgres)
         helped = result_of(store.run(command(**parameters)))
@@ -540,10 +540,10 @@ def test_a_second_command_joins_a_study_on_postgresql(new_store, postgres):
     assert (helped["study"], helped["leads"]) == ("shared", False)
     result = json.loads(stdout.splitlines()[-1])
     every = studies.trials(studies.find("shared", postgres))
-    assert len(every) == result["num_complete"] + result["num_pruned"] == 8
+    assert len(every) == result["num_complete"] + result["num_pruned"] == 12
     assert len({trial.user_attrs["worker"]["pid"] for trial in every}) == 2
-    assert len({tuple(trial.params.items()) for trial in every}) == 8
-    assert len([run for run in nested(store, result["run_id"]) if "seed" not in run.data.tags]) == 8
+    assert len({tuple(trial.params.items()) for trial in every}) == 12
+    assert len([run for run in nested(store, result["run_id"]) if "seed" not in run.data.tags]) == 12
 
 
 def test_a_trial_of_another_machine_whose_heart_stops_is_tried_once_more(postgres, monkeypatch):
