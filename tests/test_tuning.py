@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from fmnist import data, device, models, tracking, training, tuning
 from fmnist.errors import FmnistError
 from fmnist.settings import Tune, parse
-from fmnist.tuning import studies, trials
+from fmnist.tuning import figures, studies, trials
 
 QUICK = {"model": "mlp", "dataset": "synthetic", "epochs": 1, "space": "width=64..128, layers=1, batch_size=256"}
 
@@ -347,6 +347,7 @@ def test_two_objectives_give_a_front(handful, cpu):
         max(front, key=lambda number: front[number][0])
     ]
     assert tuning.best_so_far(study)["front_size"] == len(front)
+    assert "pareto_front" in figures.images(study)
 
 
 def test_latency_is_measured_where_it_is_looked_for(handful, cpu):
@@ -399,8 +400,6 @@ def test_a_worker_never_has_the_test_split(monkeypatch, cpu):
 
 
 def test_a_study_without_variety_still_has_its_plots():
-    from fmnist.tuning import figures
-
     study = studies.find_or_create("flat", "auto", ("accuracy",), {"identity": {"objective": "accuracy"}})
     assert figures.images(study) == {}
     study.add_trial(optuna.create_trial(values=[0.5], params={}, distributions={}))
