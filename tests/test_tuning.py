@@ -84,20 +84,20 @@ def store(new_store):
 
 @pytest.fixture(scope="module")
 def first(store):
-    return result_of(store.mlflow_run("tune", **QUICK, study="one", trials=4, workers=2, best=2, repeats=2))
+    return result_of(store.mlflow_run("tune", **QUICK, study="one", trials=8, workers=2, best=2, repeats=2))
 
 
 @pytest.fixture(scope="module")
 def second(store, first):
-    done = store.mlflow_run("tune", **QUICK, study="one", trials=6, best=2, repeats=2)
+    done = store.mlflow_run("tune", **QUICK, study="one", trials=10, best=2, repeats=2)
     return result_of(done) | {"stderr": done.stderr}
 
 
 def test_the_same_study_goes_on_to_the_asked_total_under_its_run(store, first, second):
-    assert (first["num_complete"] + first["num_pruned"], second["num_complete"] + second["num_pruned"]) == (4, 6)
+    assert (first["num_complete"] + first["num_pruned"], second["num_complete"] + second["num_pruned"]) == (8, 10)
     assert first["run_id"] == second["run_id"]
     searched = [run for run in nested(store, first["run_id"]) if "seed" not in run.data.tags]
-    assert sorted(run.data.tags["trial"] for run in searched) == [str(number) for number in range(6)]
+    assert sorted(int(run.data.tags["trial"]) for run in searched) == list(range(10))
     (own,) = store.client.search_runs([store.experiment], f"tags.`study.run` = '{first['run_id']}'")
     assert own.info.status == "FINISHED"
 
@@ -116,9 +116,9 @@ def test_trials_are_nested_runs_with_parameters_metrics_by_epoch_and_state(store
 
 
 def test_two_workers_share_the_threads_and_the_trials(store, first):
-    found = studies.trials(studies.find("one", "auto"))[:4]
+    found = studies.trials(studies.find("one", "auto"))[:8]
     assert len({trial.user_attrs["worker"]["pid"] for trial in found}) == 2
-    runs = nested(store, first["run_id"])[:4]
+    runs = nested(store, first["run_id"])[:8]
     share = max(len(os.sched_getaffinity(0)) // 2, 1)
     assert {run.data.tags["device.threads"] for run in runs} == {str(share)}
 
@@ -160,7 +160,7 @@ def test_the_run_of_the_study_carries_figures_plots_and_table(store, second):
     page = (store.folder / "artifacts" / second["run_id"] / "artifacts/study/study.html").read_text()
     assert all(f'id="{name}"' in page for name in plots)
     table = (store.folder / "artifacts" / second["run_id"] / "artifacts/study/trials.csv").read_text()
-    assert len(list(csv.DictReader(io.StringIO(table)))) == 6
+    assert len(list(csv.DictReader(io.StringIO(table)))) == 10
 
 
 def test_the_winner_is_registered_with_the_tags_of_its_study(store, second):
@@ -578,12 +578,12 @@ def test_workers_run_on_the_nodes_of_a_ray_cluster(new_store):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
-        parameters = {"trials": 4, "workers": 2, "epochs": 5, "best": 1, "repeats": 1}
+        parameters = {"trials": 6, "workers": 2, "epochs": 10, "best": 1, "repeats": 1}
         done = store.run(command(study="on-ray", launcher="ray", ray_address=cluster.address, **parameters))
     finally:
         cluster.shutdown()
     result = result_of(done)
-    assert result["num_complete"] + result["num_pruned"] == 4
+    assert result["num_complete"] + result["num_pruned"] == 6
     found = studies.trials(studies.find("on-ray", "auto"))
     assert len({trial.user_attrs["worker"]["pid"] for trial in found}) == 2
     assert len({trial.user_attrs["worker"]["parent"] for trial in found}) == 2  # each node's own raylet
