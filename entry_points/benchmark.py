@@ -11,6 +11,7 @@ def run_benchmark(settings: Benchmark) -> dict[str, Any]:
     splits = data.load(settings.dataset, data_dir=settings.data_dir, validation="1", seed=0)
     grid = benchmark.grid(settings, splits)
     from fmnist import tracking
+    from fmnist.tracking import benchmarks
 
     run_ids: dict[measure.Cell, str] = {}
     with (
@@ -19,11 +20,11 @@ def run_benchmark(settings: Benchmark) -> dict[str, Any]:
     ):
 
         def on_cell(cell: measure.Cell, measurements: list[benchmark.Measurement]) -> None:
-            run_ids[cell] = tracking.log_cell(cell, measurements, grid, run_ids.get(cell))
+            run_ids[cell] = benchmarks.log_cell(cell, measurements, grid, run_ids.get(cell))
             progress.step(verdict.progress_text(cell, measurements, grid))
 
         rows = benchmark.run(grid, on_cell)
-        result = tracking.log_benchmark(rows, others, grid)
+        result = benchmarks.log_benchmark(rows, others, grid)
     return {"run_id": run_id, **result}
 
 

@@ -28,8 +28,9 @@ def tune(settings: Tune) -> dict[str, Any]:
         trials.check_same(study, search, splits)
     workers.connect(settings)
     from fmnist import tracking
+    from fmnist.tracking import searches
 
-    os.environ["MLFLOW_TRACKING_URI"] = tracking.store_uri()  # for workers, wherever they run
+    os.environ["MLFLOW_TRACKING_URI"] = searches.store_uri()  # for workers, wherever they run
 
     def start(task: trials.Task) -> workers.Worker:
         return workers.start(settings, task.num_threads, work, json.dumps(dataclasses.asdict(task)))
@@ -37,12 +38,12 @@ def tune(settings: Tune) -> dict[str, Any]:
     def run(study: Any, total: int) -> dict[str, float]:
         searching = study is led  # or training the best again
         for lost in studies.sweep(study, settings.storage):
-            tracking.end_lost(lost.user_attrs.get("run_id", ""))
+            searches.end_lost(lost.user_attrs.get("run_id", ""))
 
         def on_trial(trial: Any) -> None:
-            tracking.end_lost(trial.user_attrs.get("run_id", ""))
+            searches.end_lost(trial.user_attrs.get("run_id", ""))
             if searching:
-                tracking.log_best(tuning.best_so_far(study), len(studies.ended(study)))
+                searches.log_best(tuning.best_so_far(study), len(studies.ended(study)))
             progress.step(tuning.progress_text(study, trial))
 
         task = trials.Task(
@@ -66,21 +67,21 @@ def tune(settings: Tune) -> dict[str, Any]:
         print(f"study {name}: watch it with {watch}; go on with it by -P study={name}", file=sys.stderr)
         with (
             studies.leading(study, settings.storage) as leads,
-            tracking.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
+            searches.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
         ):
             led = study if leads else None
             figures = run(study, settings.trials)
             if not led:
                 return {"run_id": own_run, "study": name, "leads": False}
             tracking.log_dataset(splits)
-            tracking.log_search(study, figures)
+            searches.log_search(study, figures)
             again = tuning.again(study, search)
             run(again, tuning.ask_again(study, again, search))
             found = tuning.candidates(study, again, search)
             device.select(own_device, settings.backend)
-            tests = {each.trial: tuning.test(each, splits, tracking.load_model) for each in (found[0], found[-1])}
+            tests = {each.trial: tuning.test(each, splits, searches.load_model) for each in (found[0], found[-1])}
             result = tuning.result(study, settings, found, tests)
-            tracking.log_tuned(result, tuning.markdown(study, settings, found, tests))
+            searches.log_tuned(result, tuning.markdown(study, settings, found, tests))
             best = tuning.best_model(found[0], tests[found[0].trial], splits)
             registered = tracking.register(best, settings.registered_model, study=name)
     return {"run_id": run_id, "registered": registered, **result}

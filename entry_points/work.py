@@ -24,9 +24,9 @@ def _work(task: trials.Task, settings: Tune) -> None:
     )
     used = device.select(settings.device, settings.backend)
     search = dataclasses.replace(search, base=training.settle(search.base, used))
-    from fmnist import tracking
+    from fmnist.tracking import searches
 
-    trials.work(task, search, splits.without_test(), used, tracking)
+    trials.work(task, search, splits.without_test(), used, searches)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def save(run_id: str, digest: str, checkpoint: Checkpoint) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "owner.json").write_text(json.dumps(machine.process()))
         with path.with_suffix(".part").open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]  # the stub: allow_pickle
             file.flush()
             os.fsync(file.fileno())
         path.with_suffix(".part").replace(path)

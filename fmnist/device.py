@@ -114,7 +114,7 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
     import jax
 
     if requested == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]  # JAX has no type for it
     device = jax.devices()[0]
     if device.platform == "cpu":
         return None

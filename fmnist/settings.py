@@ -209,7 +209,7 @@ def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
     for name in texts:
         if name not in hints:
             raise unknown("parameter", name, hints)
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings)  # type: ignore[arg-type]
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings)  # type: ignore[arg-type]  # any dataclass
     many = {field.name for field in fields if field.metadata["many"]}
     given = {name: text for name, text in texts.items() if text != "" or name in many}
     return settings(**{name: _value(name, text, hints[name]) for name, text in given.items()})

@@ -29,10 +29,11 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tuning.trials"},
     {"tuning"},
     {"tracking"},
+    {"tracking.benchmarks", "tracking.searches"},
     {"cli"},
 ]
 HOMES = {
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "tracking.benchmarks", "tracking.searches"},
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
     "jax": {"engine", "engine.jax", "device"},

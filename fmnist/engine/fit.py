@@ -89,7 +89,7 @@ def _tensorflow_step(model: keras.Model) -> Any:
     return tf.function(model.train_step)
 
 
-class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
+class _Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
     """Seconds of an epoch, read after the device is done."""
 
     seconds: float

@@ -86,7 +86,7 @@ class Task:
 
 
 class Tracking(Protocol):
-    """What a worker tells of its trials; `fmnist.tracking` is one."""
+    """What a worker tells of its trials; `fmnist.tracking.searches` is one."""
 
     def trial_run(
         self, parent: str, name: str, tags: Mapping[str, Any], point: space.Point

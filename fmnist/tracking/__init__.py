@@ -1,4 +1,4 @@
-"""The home of MLflow: runs that always end, and what is logged to them.
+"""The home of MLflow: runs that always end, and what a training logs to them.
 
 The launcher of `mlflow run` logs every declared parameter, as text, before a script starts; what is logged
 here under the same name would be refused. So settings are logged only where they aren't yet, and what
@@ -9,7 +9,7 @@ import dataclasses
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,20 +24,18 @@ from matplotlib.figure import Figure
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from fmnist import benchmark, plots, verdict
+from fmnist import plots
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.settings import default_text
 from fmnist.spread import spread
-from fmnist.tuning import figures as study_figures
 
 if TYPE_CHECKING:
     from fmnist.evaluation import Evaluation
     from fmnist.training import Epoch, Fitted, Plan, Trained
 
 NUM_SHOWN = 25
-STATUSES = ("measured", "skipped", "failed")
 REPEATED_FIGURES = (
     *("test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
     *("kept_epoch", "epoch_seconds_median"),
@@ -54,14 +52,14 @@ def run(settings: Any) -> Iterator[str]:
 
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
-    with _ended():
+    with ended():
         try:
             active = mlflow.start_run(log_system_metrics=importlib.util.find_spec("psutil") is not None)
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
         texts = {
-            field.name: _text(getattr(settings, field.name), default_text(field))
+            field.name: as_text(getattr(settings, field.name), default_text(field))
             for field in dataclasses.fields(settings)
         }
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
@@ -71,12 +69,13 @@ def run(settings: Any) -> Iterator[str]:
 @contextmanager
 def nested_run(name: str) -> Iterator[str]:
     """A run under the active one; gives its id. It ends as `run` does."""
-    with _ended():
+    with ended():
         yield mlflow.start_run(run_name=name, nested=True).info.run_id
 
 
 @contextmanager
-def _ended() -> Iterator[None]:
+def ended() -> Iterator[None]:
+    """Ends the run that is begun within it, whatever happens, with the status that `run` tells of."""
     status = "FAILED"
     try:
         yield
@@ -138,8 +137,8 @@ def log_dataset(splits: Splits) -> None:
 def log_data_plots(splits: Splits) -> None:
     """Logs the class balance and a grid of training images."""
     names = splits.class_names
-    _log_figure(plots.class_balance(splits.manifest["class_balance"], names), "data/class_balance.png")
-    _log_figure(plots.sample_grid(splits.train.images, splits.train.labels, names), "data/samples.png")
+    log_figure(plots.class_balance(splits.manifest["class_balance"], names), "data/class_balance.png")
+    log_figure(plots.sample_grid(splits.train.images, splits.train.labels, names), "data/samples.png")
 
 
 def log_plan(plan: "Plan", device: Device) -> None:
@@ -153,7 +152,7 @@ def log_plan(plan: "Plan", device: Device) -> None:
         "seed": plan.seed,
     }
     mlflow.log_params({f"recipe.{name}": value for name, value in recipe.items()})
-    mlflow.log_params({f"hyper.{name}": _text(value) for name, value in plan.hyperparameters.items()})
+    mlflow.log_params({f"hyper.{name}": as_text(value) for name, value in plan.hyperparameters.items()})
     mlflow.set_tags(
         {
             "model": plan.model.name,
@@ -203,12 +202,12 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
     header = ",".join(["true\\predicted", *names])
     rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, test.confusion, strict=True)]
     mlflow.log_text("\n".join([header, *rows]) + "\n", "test/confusion_matrix.csv")
-    _log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png")
+    log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png")
     curves = {
         name: [getattr(epoch, name) for epoch in trained.history]
         for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     }
-    _log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
+    log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
     probabilities, labels = trained.test_probabilities, splits.test.labels
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
@@ -217,7 +216,7 @@ def log_trained(trained: "Trained", splits: Splits) -> None:
         (surest, f"the most confident of {len(wrong):,} mistakes", "test/confident_mistakes.png"),
     ):
         images = splits.test.images[chosen]
-        _log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
+        log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
 
 
 def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
@@ -316,176 +315,6 @@ def log_repeats(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"repeats": n, "seeds": [result["seed"] for result in results], **spreads}
 
 
-def log_cell(cell: Any, measurements: list[dict[str, Any]], grid: Any, run_id: str | None) -> str:
-    """Logs the newest measurement of a benchmark's cell to its nested run; gives that run's id.
-
-    All cells have the same names of parameters and metrics. A figure that isn't known is a tag `unknown.`.
-    """
-    newest = measurements[-1]
-    failed = "failed" in newest
-    row = benchmark.sum_up(cell, measurements, grid)
-    mlflow.start_run(run_id=run_id, run_name=None if run_id else verdict.name_of(row), nested=True)
-    if run_id is None:
-        mlflow.log_params({name: row[name] for name in (*benchmark.CELL, *verdict.COMPARED) if name != "commit"})
-        facts = grid.environment
-        tags = {f"machine.{name}": value for name, value in facts["machine"].items()}
-        tags |= {f"version.{name}": value for name, value in facts["versions"].items()}
-        mlflow.set_tags(tags | {"commit": facts["commit"]})
-    mlflow.set_tags({"status": row["status"], "reason": row["reason"]})
-    if row["status"] == "measured":
-        values = {name: value for name, value in row.items() if name not in (*benchmark.CELL, *verdict.COMPARED)}
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        mlflow.log_metrics(numbers, step=len(measurements))
-        mlflow.set_tags({f"unknown.{name}": "unknown" for name, value in values.items() if value is None})
-        before = sum(len(each.get("epoch_seconds", ())) for each in measurements[:-1])
-        for number, seconds in enumerate(newest.get("epoch_seconds", ()), start=before + 1):
-            mlflow.log_metric("epoch_seconds", seconds, step=number)
-        mlflow.log_dict({"rounds": measurements}, "measurements.json")
-    active: str = mlflow.active_run().info.run_id
-    mlflow.end_run("FAILED" if failed else "FINISHED")
-    return active
-
-
-def log_benchmark(rows: list[dict[str, Any]], others: list[dict[str, Any]], grid: Any) -> dict[str, Any]:
-    """Logs a benchmark's table, plots and verdict to the active run; gives the ratios as its result."""
-    text = verdict.markdown(rows, others, grid)
-    mlflow.log_text(text, "verdict.md")
-    mlflow.set_tag("mlflow.note.content", text)
-    mlflow.log_text(verdict.as_csv(rows), "benchmark.csv")
-    mlflow.log_dict({"environment": grid.environment, "rows": rows}, "benchmark.json")
-    timed = [row for row in rows if row.get("epoch_seconds_median")]
-    names = [verdict.name_of(row) for row in timed]
-    if timed:
-        times = [{key: row[f"epoch_seconds_{key}"] for key in ("median", "min", "max")} for row in timed]
-        _log_figure(plots.epoch_times(names, times), "plots/epoch_times.png")
-        lines: dict[str, list[tuple[int, float]]] = {}
-        for row in timed:
-            label = verdict.name_of(row).replace(f", batch {row['batch_size']}", "")
-            lines.setdefault(label, []).append((row["batch_size"], row["images_per_second"]))
-        _log_figure(plots.throughput(lines), "plots/throughput.png")
-    found = verdict.ratios(rows)
-    if found:
-        labels = [f"{verdict.name_of(each.row)}\nagainst {each.label}" for each in found]
-        figures = [(each.median, each.low, each.high) for each in found]
-        _log_figure(plots.speedups(labels, figures), "plots/speedups.png")
-    for number, crossing in enumerate(verdict.crossovers(rows), start=1):
-        _log_figure(plots.crossover(**crossing), f"plots/crossover-{number}.png")
-    mlflow.log_metrics({f"num_{status}": sum(row["status"] == status for row in rows) for status in STATUSES})
-    shown = [(verdict.name_of(each.row), verdict.name_of(each.reference), each.median) for each in found]
-    return {
-        **{status: sum(row["status"] == status for row in rows) for status in STATUSES},
-        "epoch_seconds_median": {
-            name: row["epoch_seconds_median"] for name, row in zip(names, timed, strict=True)
-        },
-        "times_as_fast": [{"cell": cell, "as": reference, "ratio": value} for cell, reference, value in shown],
-    }
-
-
-def store_uri() -> str:
-    """Where runs go, as a process in another folder must name it."""
-    uri = str(mlflow.get_tracking_uri())
-    file = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(file).resolve()}" if file != uri else uri
-
-
-@contextmanager
-def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
-    """The run of a study, to log to while this process leads it; gives the run that trials go under.
-
-    A command that goes on with a study, or helps, has a run of its own, which then names the study's. If that
-    isn't in this store any more, the command's own takes its place.
-    """
-    active = mlflow.active_run().info.run_id
-    with suppress(mlflow.MlflowException):
-        if run_id != active and mlflow.get_run(run_id).info.lifecycle_stage == "active":
-            mlflow.set_tag("study.run", run_id)
-            mlflow.set_tag("mlflow.note.content", f"Worked on the study of run {run_id}; all is to be seen there.")
-            active = run_id
-    if active == run_id and leads and mlflow.active_run().info.run_id != run_id:
-        with _ended():
-            mlflow.start_run(run_id=run_id, nested=True)
-            yield run_id
-    else:
-        yield active
-
-
-@contextmanager
-def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
-    """The run of a trial, under a run that another process may own; gives its id."""
-    experiment = mlflow.get_run(parent).info.experiment_id
-    with _ended():
-        texts = {"mlflow.parentRunId": parent} | {key: str(value) for key, value in tags.items()}
-        active = mlflow.start_run(run_name=name, experiment_id=experiment, tags=texts)
-        mlflow.log_params({f"space.{key}": value for key, value in point.items()})
-        yield active.info.run_id
-
-
-def log_trial(state: str, figures: Mapping[str, float]) -> None:
-    """Logs what became of a trial to the active run."""
-    names = {"accuracy": "val/final_accuracy", "parameters": "num_parameters", "latency": "latency_seconds"}
-    mlflow.set_tag("trial.state", state)
-    mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()})
-
-
-def log_after(run_id: str, figures: Mapping[str, float]) -> None:
-    """Logs figures to a run that has ended."""
-    mlflow.log_metrics(dict(figures), run_id=run_id)
-
-
-def log_best(figures: Mapping[str, float], step: int) -> None:
-    """Logs the best of a search so far to the active run."""
-    mlflow.log_metrics({f"best/{name}": value for name, value in figures.items()}, step=step)
-
-
-def end_lost(run_id: str) -> None:
-    """Ends the run of a trial whose process could not."""
-    with suppress(mlflow.MlflowException):
-        client = mlflow.MlflowClient()
-        if client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, "trial.state", "lost")
-            client.set_terminated(run_id, "KILLED")
-
-
-def log_search(study: Any, seconds: Mapping[str, float]) -> None:
-    """Logs the plots and the table of a study's trials to the active run, and what the search itself took."""
-    active = mlflow.active_run().info
-    query = f"tags.mlflow.parentRunId = '{active.run_id}' and tags.study = '{study.study_name}'"
-    runs = mlflow.search_runs([active.experiment_id], query, output_format="list", max_results=10_000)
-    around = [run.data.metrics[name] for run in runs if (name := "perf/around_seconds") in run.data.metrics]
-    figures = dict(seconds)
-    if around:
-        figures |= {"around_seconds_median": spread(around).median, "around_seconds_max": spread(around).max}
-    mlflow.log_metrics({f"search/{name}": value for name, value in figures.items()})
-    for name, figure in study_figures.images(study).items():
-        _log_figure(figure, f"study/{name}.png")
-    mlflow.log_text(study_figures.page(study), "study/study.html")
-    mlflow.log_text(study_figures.table(study), "study/trials.csv")
-
-
-def log_tuned(result: dict[str, Any], text: str) -> None:
-    """Logs what a search came to: the figures of the winner and of the model's own recipe."""
-    mlflow.set_tag("mlflow.note.content", text)
-    mlflow.log_text(text, "verdict.md")
-    mlflow.log_dict(result, "study/result.json")
-    winner, default = result["candidates"][0], result["candidates"][-1]
-    figures: dict[str, float | None] = {f"gain/{key}": value for key, value in (result["gain"] or {}).items()}
-    for name, each in (("winner", winner), ("default", default)):
-        figures |= {f"{name}/search_accuracy": each["search_accuracy"], f"{name}/drop": each["drop"]}
-        for split in ("validation", "test"):
-            spreads = each[f"{split}_accuracy"] or {}
-            figures |= {f"{name}/{split}_{key}": value for key, value in spreads.items()}
-    mlflow.log_metrics({name: value for name, value in figures.items() if value is not None})
-    best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
-    best |= {f"best.hyper.{name}": _text(value) for name, value in winner["hyperparameters"].items()}
-    mlflow.set_tags(best)
-    mlflow.set_tag("best.command", winner["command"])
-
-
-def load_model(model_uri: str) -> Any:
-    """The Keras model of a run."""
-    return mlflow.keras.load_model(model_uri)
-
-
 def log_tensorboard(trained: "Trained") -> None:
     """Logs loss and accuracy by epoch as TensorBoard events, a folder for each split."""
     from tensorboard.summary import Writer
@@ -505,11 +334,12 @@ def _per_class(test: "Evaluation", class_names: tuple[str, ...]) -> dict[str, li
     return {"class": list(class_names)} | {name: values.tolist() for name, values in figures.items()}
 
 
-def _log_figure(figure: Figure, path: str) -> None:
+def log_figure(figure: Figure, path: str) -> None:
+    """Logs a plot to the active run."""
     mlflow.log_figure(figure, path, save_kwargs={"dpi": 110})
 
 
-def _text(value: Any, default: str = "") -> str:
+def as_text(value: Any, default: str = "") -> str:
     """A value as a user would type it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
