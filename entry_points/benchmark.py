@@ -2,29 +2,32 @@
 
 from typing import Any
 
-from fmnist import benchmark, cli, data, measure, verdict
-from fmnist.settings import Benchmark
+from fmnist import cli, data
+from fmnist.benchmark import grid as grids
+from fmnist.benchmark import verdict
+from fmnist.benchmark.cell import Cell
+from fmnist.settings import Benchmark, Validation
 
 
 def run_benchmark(settings: Benchmark) -> dict[str, Any]:
     others = verdict.read(settings.against) if settings.against else []
-    splits = data.load(settings.dataset, data_dir=settings.data_dir, validation="1", seed=0)
-    grid = benchmark.grid(settings, splits)
-    from fmnist import tracking
-    from fmnist.tracking import benchmarks
+    splits = data.load(settings.dataset, data_dir=settings.data_dir, validation=Validation(1), seed=0)
+    grid = grids.grid(settings, splits)
+    from fmnist.tracking import benchmark as log
+    from fmnist.tracking import runs
 
-    run_ids: dict[measure.Cell, str] = {}
+    run_ids: dict[Cell, str] = {}
     with (
-        tracking.run(settings) as run_id,
+        runs.run(settings) as run_id,
         cli.Progress("benchmark", len(grid.cells) * grid.rounds, unit="measurement") as progress,
     ):
 
-        def on_cell(cell: measure.Cell, measurements: list[benchmark.Measurement]) -> None:
-            run_ids[cell] = benchmarks.log_cell(cell, measurements, grid, run_ids.get(cell))
+        def on_cell(cell: Cell, measurements: list[grids.Measurement]) -> None:
+            run_ids[cell] = log.log_cell(cell, measurements, grid, run_ids.get(cell))
             progress.step(verdict.progress_text(cell, measurements, grid))
 
-        rows = benchmark.run(grid, on_cell)
-        result = benchmarks.log_benchmark(rows, others, grid)
+        rows = grids.run(grid, on_cell)
+        result = log.log_benchmark(rows, others, grid)
     return {"run_id": run_id, **result}
 
 

@@ -10,11 +10,12 @@ def preprocess(settings: Preprocess) -> dict[str, Any]:
     splits = data.load(
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
     )
-    from fmnist import tracking
+    from fmnist.tracking import runs
+    from fmnist.tracking import training as log
 
-    with tracking.run(settings) as run_id:
-        tracking.log_dataset(splits)
-        tracking.log_data_plots(splits)
+    with runs.run(settings) as run_id:
+        log.log_dataset(splits)
+        log.log_data_plots(splits)
     return {"run_id": run_id, **splits.manifest}
 
 

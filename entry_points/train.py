@@ -1,6 +1,7 @@
 """`mlflow run . -e train`: train a model, test it once, log everything, register the result."""
 
 import dataclasses
+from contextlib import ExitStack
 from typing import Any
 
 from fmnist import checkpoint, cli, data, device, training
@@ -14,49 +15,56 @@ def train(settings: Train) -> dict[str, Any]:
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
     )
     training.check_fits(plan, splits)
-    seeds = range(settings.seed, settings.seed + settings.repeats)
-    digests = {seed: checkpoint.digest(dataclasses.replace(plan, seed=seed).identity(splits)) for seed in seeds}
-    found = {seed: checkpoint.find(settings.resume, digests[seed]) if settings.resume else None for seed in seeds}
-    from fmnist import tracking
+    plans = [dataclasses.replace(plan, seed=settings.seed + index) for index in range(settings.repeats)]
+    identities = [training.identity(each, splits, settings.device) for each in plans]
+    found = [checkpoint.find(settings.resume, each) if settings.resume else None for each in identities]
+    from fmnist.tracking import models, runs
+    from fmnist.tracking import training as log
 
-    def train_once(run_id: str, plan: training.Plan) -> dict[str, Any]:
-        earlier, start = found[plan.seed] or (None, None)
-        tracking.log_dataset(splits)
-        tracking.log_plan(plan, used)
-        if earlier:
-            tracking.log_resumed(earlier)
+    def train_once(index: int, run_id: str) -> dict[str, Any]:
+        plan, earlier = training.settle(plans[index], used), found[index]
+        keeper = kept.enter_context(checkpoint.Keeper(run_id, identities[index]))
 
         def on_epoch(epoch: training.Epoch) -> None:
-            tracking.log_epoch(epoch)
+            log.log_epoch(epoch)
             progress.step(str(epoch))
 
         def on_checkpoint(state: checkpoint.Checkpoint) -> None:
-            checkpoint.save(run_id, digests[plan.seed], state)
+            keeper.save(state)
             if earlier:
                 checkpoint.discard(earlier)
 
+        log.log_begin(plan, splits, used, resumed_from=earlier.run_id if earlier else None)
         with cli.Progress(plan.model.name, plan.recipe.epochs) as progress:
+            start = earlier.checkpoint if earlier else None
             trained = training.train(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint)
-        tracking.log_trained(trained, splits)
-        if settings.tensorboard:
-            tracking.log_tensorboard(trained)
-        model_uri = tracking.log_model(trained, splits, plan)
-        checkpoint.discard(run_id)
-        return {"run_id": run_id, "model_uri": model_uri, **tracking.log_summary(trained, plan, splits, used)}
+        result = log.log_end(trained, plan, splits, used, tensorboard=settings.tensorboard)
+        keeper.finish(result)
+        return result
 
-    with tracking.run(settings) as run_id:
+    with runs.run(settings) as run_id, ExitStack() as kept:  # what is kept stays this process's until all is done
+        for each in filter(None, found):
+            kept.callback(each.lock.release)
         used = device.select(settings.device, settings.backend, stock=settings.trainer == "fit")
-        plan = training.settle(plan, used)
-        if settings.repeats == 1:
-            best = result = train_once(run_id, plan)
-        else:
+        if settings.repeats > 1:
             results = []
-            for seed in seeds:
-                with tracking.nested_run(f"{plan.model.name} seed {seed}") as nested_id:
-                    results.append(train_once(nested_id, dataclasses.replace(plan, seed=seed)))
+            for index, earlier in enumerate(found):
+                if earlier and earlier.result:
+                    log.adopt(earlier.run_id)
+                    results.append(earlier.result)
+                else:
+                    with runs.nested_run(f"{plan.model.name} seed {plans[index].seed}") as nested_id:
+                        results.append(train_once(index, nested_id))
             best = max(results, key=lambda result: result["validation_accuracy"])
-            result = {"run_id": run_id, **tracking.log_repeats(results)}
-        registered = tracking.register(best, settings.registered_model)
+            result = {"run_id": run_id, **log.log_repeats(results)}
+        elif found[0] and found[0].result:
+            log.log_finished_elsewhere(found[0].run_id)
+            best = result = found[0].result
+        else:
+            best = result = train_once(0, run_id)
+        registered = models.register(best, settings.registered_model)
+    for identity in identities:
+        checkpoint.discard_all(identity)
     return {"registered": registered, **result}
 
 

@@ -6,10 +6,10 @@ import os
 import sys
 from typing import Any
 
-from entry_points.work import work
-from fmnist import cli, data, device, tuning
-from fmnist.settings import Tune
-from fmnist.tuning import studies, trials, workers
+from entry_points.workers.trial import work
+from fmnist import cli, data, device
+from fmnist.settings import Tune, texts
+from fmnist.tuning import candidates, leader, studies, trials, verdict, workers
 
 
 def tune(settings: Tune) -> dict[str, Any]:
@@ -22,15 +22,16 @@ def tune(settings: Tune) -> dict[str, Any]:
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
     )
     trials.check_fits(search, splits)
-    name = settings.study or tuning.new_name(search)
+    name = settings.study or leader.new_name(search)
     study = studies.find(name, settings.storage)
     if study:
         trials.check_same(study, search, splits)
     workers.connect(settings)
-    from fmnist import tracking
-    from fmnist.tracking import searches
+    from fmnist.tracking import models, runs
+    from fmnist.tracking import search as log
+    from fmnist.tracking import training as log_training
 
-    os.environ["MLFLOW_TRACKING_URI"] = searches.store_uri()  # for workers, wherever they run
+    os.environ["MLFLOW_TRACKING_URI"] = runs.open_store()  # for workers, wherever they run
 
     def start(task: trials.Task) -> workers.Worker:
         return workers.start(settings, task.num_threads, work, json.dumps(dataclasses.asdict(task)))
@@ -38,16 +39,16 @@ def tune(settings: Tune) -> dict[str, Any]:
     def run(study: Any, total: int) -> dict[str, float]:
         searching = study is led  # or training the best again
         for lost in studies.sweep(study, settings.storage):
-            searches.end_lost(lost.user_attrs.get("run_id", ""))
+            log.end_lost(lost.user_attrs.get("run_id", ""))
 
         def on_trial(trial: Any) -> None:
-            searches.end_lost(trial.user_attrs.get("run_id", ""))
+            log.end_lost(trial.user_attrs.get("run_id", ""))
             if searching:
-                searches.log_best(tuning.best_so_far(study), len(studies.ended(study)))
-            progress.step(tuning.progress_text(study, trial))
+                log.log_best(leader.best_so_far(study), len(studies.ended(study)))
+            progress.step(leader.progress_text(study, trial))
 
         task = trials.Task(
-            settings=dataclasses.asdict(settings),
+            settings=texts(settings),
             study=study.study_name,
             total=total,
             skipped=len(studies.ended(study)),
@@ -57,9 +58,9 @@ def tune(settings: Tune) -> dict[str, Any]:
             leader=os.getpid() if settings.launcher == "local" else None,
         )
         with cli.Progress(study.study_name, studies.remaining(study, total), unit="trial") as progress:
-            return tuning.search(study, task, start, on_trial)
+            return leader.search(study, task, start, on_trial)
 
-    with tracking.run(settings) as own_run:
+    with runs.run(settings) as own_run:
         attributes = {"identity": search.identity(splits), "run_id": own_run}
         study = studies.find_or_create(name, settings.storage, search.objectives, attributes)
         trials.check_same(study, search, splits)  # it may have come into being meanwhile
@@ -67,23 +68,25 @@ def tune(settings: Tune) -> dict[str, Any]:
         print(f"study {name}: watch it with {watch}; go on with it by -P study={name}", file=sys.stderr)
         with (
             studies.leading(study, settings.storage) as leads,
-            searches.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
+            log.study_run(study.user_attrs["run_id"], leads=leads) as run_id,
         ):
             led = study if leads else None
             figures = run(study, settings.trials)
             if not led:
                 return {"run_id": own_run, "study": name, "leads": False}
-            tracking.log_dataset(splits)
-            searches.log_search(study, figures)
-            again = tuning.again(study, search)
-            run(again, tuning.ask_again(study, again, search))
-            found = tuning.candidates(study, again, search)
+            log_training.log_dataset(splits)
+            log.log_search(study, figures)
+            again = candidates.again(study, search)
+            run(again, candidates.ask_again(study, again, search))
+            found = candidates.candidates(study, again, search)
             device.select(own_device, settings.backend)
-            tests = {each.trial: tuning.test(each, splits, searches.load_model) for each in (found[0], found[-1])}
-            result = tuning.result(study, settings, found, tests)
-            searches.log_tuned(result, tuning.markdown(study, settings, found, tests))
-            best = tuning.best_model(found[0], tests[found[0].trial], splits)
-            registered = tracking.register(best, settings.registered_model, study=name)
+            tests = {
+                each.trial: candidates.test(each, splits, models.load_model) for each in (found[0], found[-1])
+            }
+            result = verdict.result(study, settings, found, tests)
+            log.log_tuned(result, verdict.markdown(study, settings, found, tests))
+            best = candidates.best_model(found[0], tests[found[0].trial], splits)
+            registered = models.register(best, settings.registered_model, study=name)
     return {"run_id": run_id, "registered": registered, **result}
 
 

@@ -54,7 +54,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
                 [
                     sys.executable,
                     "-c",
-                    f"from fmnist import tracking; tracking.end_launched_run({launched_run!r})",
+                    f"from fmnist.tracking import runs; runs.end_launched_run({launched_run!r})",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

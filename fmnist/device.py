@@ -76,18 +76,23 @@ def select(requested: str, backend: str, *, stock: bool = False) -> Device:
 
 
 def batch_parts(device: Device, backend: str, precision: str) -> int:
-    """In how many parts the compiled trainer works on a batch side by side; call it before the first array.
+    """In how many parts the compiled trainer is to work on a batch side by side, each on a thread of its own.
 
-    On two threads of a CPU, TensorFlow is faster on two half batches, each on a thread of its own, than with
-    both threads on every operation (LeNet at batch 128: 15 %, cnn64: 10 %); but not in bfloat16 (14 % slower).
+    On two threads of a CPU, halves are faster than both threads on every operation, in float32; on one there
+    is nothing side by side; more have not been measured. Shown by
+    `-e benchmark -P models=mlp,lenet,cnn64 -P trainers=compiled -P batch_parts=1,2`.
     """
-    if (device.kind, device.num_threads, backend, precision) != ("cpu", 2, "tensorflow", "float32"):
-        return 1
-    import tensorflow as tf
+    halves = (device.kind, device.num_threads, backend, precision) == ("cpu", 2, "tensorflow", "float32")
+    return 2 if halves else 1
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(device.num_threads)
-    return device.num_threads
+
+def set_batch_parts(parts: int, device: Device, backend: str) -> None:
+    """Gives each part of a batch its share of the CPU's threads; to be called before the first array."""
+    if parts > 1 and backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(max(device.num_threads // parts, 1))
+        tf.config.threading.set_inter_op_parallelism_threads(parts)
 
 
 def _select_tensorflow(requested: str, stock: bool) -> tuple[str, bool] | None:

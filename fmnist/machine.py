@@ -3,13 +3,12 @@
 Reads files and asks NVIDIA's library; imports nothing heavy. What can't be known is `unknown`, never 0.
 """
 
+import hashlib
 import os
 import platform
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,48 +27,6 @@ _RAPL = Path("/sys/class/powercap")
 def num_threads() -> int:
     """CPU threads that this process may use; a container or taskset may leave it fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """Keeps this process to so many threads of the CPU that no other process has been kept to.
-
-    Where so many are not free, or the system can't, the process goes where it likes.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    import fcntl
-
-    own = sorted(os.sched_getaffinity(0))
-    for start in range(0, len(own) - threads + 1, threads):
-        with (Path(tempfile.gettempdir()) / f"fmnist-{os.getuid()}-thread-{own[start]}").open("w") as claim:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.sched_setaffinity(0, own[start : start + threads])
-            try:
-                yield
-            finally:
-                os.sched_setaffinity(0, own)
-            return
-    yield
-
-
-def process() -> tuple[int, float]:
-    """This process: its number, and when it began, for numbers come again."""
-    own = psutil.Process()
-    return own.pid, own.create_time()
-
-
-def is_alive(pid: int, created: float) -> bool:
-    """Whether a process of this machine still runs."""
-    try:
-        found = psutil.Process(pid)
-        return bool(found.create_time() == created and found.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def memory_bytes() -> int:
@@ -104,15 +61,31 @@ def versions() -> dict[str, str]:
     return found
 
 
+def code_digest(places: Sequence[str] = ("",)) -> str:
+    """Names the content of this package's code: of all of it, or of some of its files and folders."""
+    root = Path(__file__).parent
+    files = [
+        file
+        for place in places
+        for file in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))
+    ]
+    hasher = hashlib.sha256()
+    for file in sorted(files):
+        hasher.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return hasher.hexdigest()[:12]
+
+
 def commit() -> str:
-    """The git commit of this code, with `+changes` where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The git commit of this code, and a digest of the code where it differs or git doesn't know it."""
+    root = Path(__file__).parent.parent
+    git = ["git", "-C", str(root)]
     try:
         done = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+        status = [*git, "status", "--porcelain", "--", "fmnist", "entry_points"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        return UNKNOWN
-    return done.stdout.strip() + ("+changes" if changed else "")
+        return f"{UNKNOWN}+{code_digest()}"
+    return done.stdout.strip() + (f"+{code_digest()}" if changed else "")
 
 
 def facts() -> dict[str, str]:

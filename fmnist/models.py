@@ -108,6 +108,19 @@ class Model:
                 values[name] = tuple(max(round(point[first] * width / default[0]), 1) for width in default)
         return values | {name: point[name] for name in values if name in point and name not in SHAPED}
 
+    def looks_across_batch(self, hyperparameters: dict[str, Any]) -> bool:
+        """Whether a layer uses more of a batch than one image: then it can't be worked on in parts."""
+        import keras
+
+        with keras.StatelessScope():  # makes no array: the device's threads may not be settled yet
+            layers = self.builder(**hyperparameters)
+        while layers:
+            layer = layers.pop()
+            if isinstance(layer, keras.layers.BatchNormalization):
+                return True
+            layers += getattr(layer, "layers", [])
+        return False
+
     def build(self, hyperparameters: dict[str, Any], *, precision: str, seed: int) -> "keras.Model":
         """A Keras model with fresh weights, drawn from the seed.
 

@@ -1,17 +1,18 @@
 """What each entry point can be told: the only home of defaults, choices and help.
 
 One flat frozen dataclass for each entry point. MLproject repeats names and defaults (a test compares
-them); `fmnist.cli` makes the command line from the fields. A value arrives as text and `parse` turns it
-into a checked record; an empty text stands for the default, but for a list, which can't be empty.
+them); `fmnist.cli` makes the command line from the fields. A value arrives as text, and `parse` turns it, once,
+into a checked record of what the text means; an empty text stands for the default, but for a list, which can't
+be empty.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS, MODELS, unknown
@@ -31,6 +32,53 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
 Settings = TypeVar("Settings")
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Which training images make the validation split."""
+
+    count: int
+    stratified: bool = False
+    """Drawn evenly from all classes by the seed, instead of the last ones."""
+
+    def __str__(self) -> str:
+        return f"stratified:{self.count}" if self.stratified else str(self.count)
+
+
+def parse_validation(text: str) -> Validation:
+    """The validation split that `N` or `stratified:N` names.
+
+    Raises:
+        FmnistError: If the text is neither.
+    """
+    method, _, count = text.rpartition(":")
+    if method not in ("", "stratified") or not count.isascii() or not count.isdigit() or int(count) < 1:
+        raise FmnistError(
+            f"validation: expected a number of images of at least 1, or stratified:N; received {text!r}. "
+            "Type for example -P validation=5000"
+        )
+    return Validation(int(count), method == "stratified")
+
+
+def parse_augment(text: str) -> tuple[str, ...]:
+    """The augmentations that `flip_horizontal+shift` names; `none` gives none.
+
+    Raises:
+        FmnistError: If a name is unknown or stands twice.
+    """
+    names = () if text == "none" else tuple(text.split("+"))
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, ("none", *AUGMENTATIONS))
+    if len(set(names)) < len(names):
+        raise FmnistError(f"augment: expected each name once, received {text!r}")
+    return names
+
+
+def augment_text(names: tuple[str, ...]) -> str:
+    """Augmentations as a user would type them."""
+    return "+".join(names) or "none"
+
+
 def option(
     default: Any,
     help: str,
@@ -38,14 +86,25 @@ def option(
     choices: Iterable[str] | None = None,
     minimum: float | None = None,
     above: float | None = None,
-    many: bool = False,
+    parse: Callable[[str], Any] | None = None,
+    text: Callable[[Any], str] | None = None,
 ) -> Any:
     """A dataclass field with its help and its bounds; `choices` may be a registry filled later.
 
-    `many` takes values joined by commas, at least one.
+    Args:
+        default: What it is where nothing is typed.
+        help: For people.
+        choices: What it, or each of its values, may be.
+        minimum: The least that it, or each of its values, may be.
+        above: What it, or each of its values, must be greater than.
+        parse: Gives the value of a text, where its type doesn't say how.
+        text: Gives the text of a value again.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above, "many": many}
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above, "parse": parse, "text": text}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+VALIDATION_HELP = "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +113,7 @@ class Preprocess:
 
     dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
-    validation: str = option(
-        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
-    )
+    validation: Validation = option(Validation(5000), VALIDATION_HELP, parse=parse_validation)
     seed: int = option(0, "seed of a stratified split", minimum=0)
 
     def __post_init__(self) -> None:
@@ -75,10 +132,10 @@ class Train:
     batch_size: int | None = option(None, "images an update", minimum=1)
     optimizer: str | None = option(None, "optimizer by name", choices=OPTIMIZERS)
     learning_rate: float | None = option(None, "step size of the optimizer", above=0)
-    augment: str = option("none", f"none, or a +-joined choice of {', '.join(AUGMENTATIONS)}")
-    validation: str = option(
-        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
+    augment: tuple[str, ...] = option(
+        (), f"none, or a +-joined choice of {', '.join(AUGMENTATIONS)}", parse=parse_augment, text=augment_text
     )
+    validation: Validation = option(Validation(5000), VALIDATION_HELP, parse=parse_validation)
     seed: int = option(0, "seed of weights, order, dropout, augmentation", minimum=0)
     device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
     backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
@@ -87,6 +144,9 @@ class Train:
         "float32",
         "arithmetic of the layers; auto takes bfloat16 where device and model gain by it",
         choices=("auto", *PRECISIONS),
+    )
+    batch_parts: int | None = option(
+        None, "parts of a batch that are worked on side by side, each on a thread; auto: by device", minimum=1
     )
     patience: int = option(
         0,
@@ -100,7 +160,6 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
-        parse_augment(self.augment)
         if self.repeats > 1 and self.resume not in ("", AUTO):
             raise FmnistError(
                 f"resume: a run's id goes on with one run, but repeats={self.repeats}; type -P resume=auto"
@@ -112,16 +171,16 @@ class Train:
 class Benchmark:
     """Time training and inference on the devices of this machine, each cell of a grid in a process of its own."""
 
-    models: str = option("lenet,cnn64", "models by name", choices=MODELS, many=True)
-    devices: str = option("auto", "devices; auto: all that there are", choices=(AUTO, *DEVICES), many=True)
-    batch_sizes: str = option("auto", "images an update; auto: of the model's recipe", many=True)
-    trainers: str = option("compiled,fit", "what trains", choices=TRAINERS, many=True)
-    backends: str = option("tensorflow", "what Keras computes with", choices=BACKENDS, many=True)
-    precisions: str = option("float32", "what layers compute in", choices=PRECISIONS, many=True)
-    widths: str = option(
-        "1", "factors by which the models' widths are multiplied, for the crossover map", many=True
+    models: tuple[str, ...] = option(("lenet", "cnn64"), "models by name", choices=MODELS)
+    devices: tuple[str, ...] = option((AUTO,), "devices; auto: all that there are", choices=(AUTO, *DEVICES))
+    batch_sizes: tuple[int | None, ...] = option((None,), "images an update; auto: of the model's recipe", above=0)
+    trainers: tuple[str, ...] = option(TRAINERS, "what trains", choices=TRAINERS)
+    backends: tuple[str, ...] = option(("tensorflow",), "what Keras computes with", choices=BACKENDS)
+    precisions: tuple[str, ...] = option(("float32",), "what layers compute in", choices=PRECISIONS)
+    widths: tuple[float, ...] = option(
+        (1.0,), "factors by which the models' widths are multiplied, for the crossover map", above=0
     )
-    level: str = option("epoch,inference,op", "what to measure", choices=LEVELS, many=True)
+    level: tuple[str, ...] = option(LEVELS, "what to measure", choices=LEVELS)
     epochs: int = option(5, "measured epochs a round, after the warm-up", minimum=1)
     warmup: int | None = option(None, "epochs before the clock counts; auto: until two agree", minimum=1)
     rounds: int = option(2, "times that the whole grid is gone through, there and back", minimum=1)
@@ -133,10 +192,6 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         check(self)
-        for name, kind in (("batch_sizes", int), ("widths", float)):
-            for text in parse_list(name, getattr(self, name)):
-                if not (name == "batch_sizes" and text == AUTO) and not _value(name, text, kind) > 0:
-                    raise FmnistError(f"{name}: expected numbers above 0 joined by commas, received {text!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +200,9 @@ class Tune:
 
     model: str = option("lenet", "model by name", choices=MODELS)
     trials: int = option(50, "trainings that the study is to have in all", minimum=1)
-    objective: str = option("accuracy", "what to look for; two make a Pareto front", choices=OBJECTIVES, many=True)
+    objective: tuple[str, ...] = option(
+        ("accuracy",), "what to look for; two make a Pareto front", choices=OBJECTIVES
+    )
     space: str = option("", "narrows the search, for example width=64..512 log, optimizer=adam|adamw, dropout=0.3")
     epochs: int | None = option(None, "passes over the training split in each trial", minimum=1)
     sampler: str = option("tpe", "what proposes a trial", choices=SAMPLERS)
@@ -159,9 +216,7 @@ class Tune:
     repeats: int = option(3, "fresh seeds for each of them", minimum=1)
     dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
-    validation: str = option(
-        "5000", "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
-    )
+    validation: Validation = option(Validation(5000), VALIDATION_HELP, parse=parse_validation)
     seed: int = option(0, "seed of the sampler and of every trial's training", minimum=0)
     device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
     backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
@@ -173,28 +228,16 @@ class Tune:
         check_registered_model(self.registered_model)
         if self.study and not re.fullmatch(r"[\w.-]{1,200}", self.study):
             raise FmnistError(f"study: expected letters, digits and any of . _ -; received {self.study!r}")
-        many = "," in self.objective
-        if "accuracy" not in parse_list("objective", self.objective):
-            raise FmnistError(f"objective: expected accuracy, alone or with others; received {self.objective!r}")
-        if many and (self.pruner not in (None, "none") or self.sampler == "cmaes"):
+        if "accuracy" not in self.objective:
+            received = ",".join(self.objective)
+            raise FmnistError(f"objective: expected accuracy, alone or with others; received {received!r}")
+        if len(self.objective) > 1 and (self.pruner not in (None, "none") or self.sampler == "cmaes"):
             refused = "sampler=cmaes" if self.sampler == "cmaes" else f"pruner={self.pruner}"
             raise FmnistError(f"{refused} takes one objective; type -P objective=accuracy, or leave it out")
         if self.storage != AUTO and not self.storage.startswith("postgresql"):
             raise FmnistError(
                 f"storage: expected auto or postgresql://user@host/database, received {self.storage!r}"
             )
-
-
-def parse_list(name: str, text: str) -> tuple[str, ...]:
-    """The texts that commas join.
-
-    Raises:
-        FmnistError: If there is none, an empty one, or one twice.
-    """
-    texts = tuple(piece.strip() for piece in text.split(","))
-    if not all(texts) or len(set(texts)) < len(texts):
-        raise FmnistError(f"{name}: expected one or more values joined by commas, each once; received {text!r}")
-    return texts
 
 
 def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
@@ -206,50 +249,37 @@ def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:
         FmnistError: If a name is unknown, or a text is not of its field's type or within its bounds.
     """
     hints = get_type_hints(settings)
-    for name in texts:
+    fields = {field.name: field for field in dataclasses.fields(settings)}  # type: ignore[arg-type]  # any dataclass
+    values = {}
+    for name, text in texts.items():
         if name not in hints:
             raise unknown("parameter", name, hints)
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings)  # type: ignore[arg-type]  # any dataclass
-    many = {field.name for field in fields if field.metadata["many"]}
-    given = {name: text for name, text in texts.items() if text != "" or name in many}
-    return settings(**{name: _value(name, text, hints[name]) for name, text in given.items()})
+        own = fields[name].metadata["parse"]
+        is_list = own is None and get_origin(hints[name]) is tuple
+        if text != "" or is_list:
+            values[name] = own(text) if own else (_values if is_list else _value)(name, text, hints[name])
+    return settings(**values)
+
+
+def as_text(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """A value of a field as a user would type it."""
+    if field.metadata["text"]:
+        return str(field.metadata["text"](value))
+    if isinstance(value, tuple):
+        return ",".join(as_text(field, each) for each in value)
+    if value is None:
+        return AUTO
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def texts(settings: Any) -> dict[str, str]:
+    """All settings as a user would type them: what `parse` takes."""
+    return {field.name: as_text(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
 def default_text(field: "dataclasses.Field[Any]") -> str:
     """The default of a field as a user would type it."""
-    if field.default is None:
-        return AUTO
-    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-
-
-def parse_augment(text: str) -> tuple[str, ...]:
-    """The augmentations that `flip_horizontal+shift` names; `none` gives none.
-
-    Raises:
-        FmnistError: If a name is unknown or stands twice.
-    """
-    names = () if text == "none" else tuple(text.split("+"))
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, ("none", *AUGMENTATIONS))
-    if len(set(names)) < len(names):
-        raise FmnistError(f"augment: expected each name once, received {text!r}")
-    return names
-
-
-def parse_validation(text: str) -> tuple[bool, int]:
-    """Whether the validation split is stratified, and its number of images.
-
-    Raises:
-        FmnistError: If the text is neither `N` nor `stratified:N`.
-    """
-    method, _, count = text.rpartition(":")
-    if method not in ("", "stratified") or not count.isascii() or not count.isdigit() or int(count) < 1:
-        raise FmnistError(
-            f"validation: expected a number of images of at least 1, or stratified:N; received {text!r}. "
-            "Type for example -P validation=5000"
-        )
-    return method == "stratified", int(count)
+    return as_text(field, field.default)
 
 
 def check_registered_model(name: str) -> None:
@@ -270,19 +300,27 @@ def check(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value, bounds = getattr(settings, field.name), field.metadata
-        if value is None or isinstance(value, bool):
-            continue
-        for each in parse_list(field.name, value) if bounds["many"] else (value,):
+        if bounds["parse"]:
+            continue  # which checks
+        is_list = isinstance(value, tuple)
+        for each in value if is_list else (value,):
+            if each is None or isinstance(each, bool):
+                continue
             if bounds["choices"] is not None and each not in bounds["choices"]:
                 auto = [AUTO] if field.default is None else []
-                kind = field.name.removesuffix("s") if bounds["many"] else field.name
+                kind = field.name.removesuffix("s") if is_list else field.name
                 raise unknown(kind, each, [*auto, *bounds["choices"]])
-        if bounds["minimum"] is not None and value < bounds["minimum"]:
-            raise FmnistError(f"{field.name}: expected at least {bounds['minimum']}, received {value}")
-        if bounds["above"] is not None and not bounds["above"] < value < math.inf:
-            raise FmnistError(f"{field.name}: expected a number above {bounds['above']}, received {value}")
-    if hasattr(settings, "validation"):
-        parse_validation(settings.validation)
+            if bounds["minimum"] is not None and each < bounds["minimum"]:
+                raise FmnistError(f"{field.name}: expected at least {bounds['minimum']}, received {each}")
+            if bounds["above"] is not None and not bounds["above"] < each < math.inf:
+                raise FmnistError(f"{field.name}: expected a number above {bounds['above']}, received {each}")
+
+
+def _values(name: str, text: str, hint: Any) -> tuple[Any, ...]:
+    texts = tuple(piece.strip() for piece in text.split(","))
+    if not all(texts) or len(set(texts)) < len(texts):
+        raise FmnistError(f"{name}: expected one or more values joined by commas, each once; received {text!r}")
+    return tuple(_value(name, each, get_args(hint)[0]) for each in texts)
 
 
 def _value(name: str, text: str, hint: Any) -> Any:

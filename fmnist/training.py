@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist import machine
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import Splits
-from fmnist.device import Device, batch_parts
+from fmnist.device import Device, batch_parts, set_batch_parts
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
-from fmnist.machine import num_threads
 from fmnist.models import Model, Recipe, resolve
 from fmnist.registry import MODELS
-from fmnist.settings import Train, parse_augment
+from fmnist.settings import Train
 
 if TYPE_CHECKING:
     import keras
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from fmnist.engine import Engine
 
 
-# bfloat16 pays where multiplications take the time: from convolutions of so many filters on. (Measured on a
-# CPU with AVX512-BF16: cnn64 1.8, alexnet 1.6, lenet 1.1 times as fast, of which halves of a batch side by
-# side give lenet more.)
+# bfloat16 pays where multiplications take the time: from convolutions of so many filters on. Shown by
+# `-e benchmark -P models=lenet,alexnet,cnn64 -P trainers=compiled -P precisions=float32,bfloat16`.
 NUM_FILTERS_FOR_BFLOAT16 = 32
+# The files that decide what an epoch computes.
+CODE = ("models.py", "training.py", "device.py", "engine", "data")
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,8 @@ class Plan:
     precision: str
     patience: int
     seed: int
-    batch_parts: int = 1
-
-    def identity(self, splits: Splits) -> dict[str, Any]:
-        """What decides every epoch, before `settle`: all but how many there are."""
-        plan = dataclasses.asdict(self) | {"model": self.model.name, "dataset": splits.manifest["digest"]}
-        del plan["recipe"]["epochs"]
-        return plan | {"num_threads": num_threads()}
+    batch_parts: int
+    """0 until settled, if nobody has said it: then batches are worked on whole."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +109,34 @@ def plan(settings: Train) -> Plan:
         model=model,
         hyperparameters=model.hyperparameters(settings.hyper),
         recipe=recipe,
-        augment=parse_augment(settings.augment),
+        augment=settings.augment,
         backend=settings.backend,
         trainer=settings.trainer,
         precision=settings.precision,
         patience=settings.patience,
         seed=settings.seed,
+        batch_parts=settings.batch_parts or 0,
     )
+
+
+def identity(plan: Plan, splits: Splits, device: str) -> dict[str, Any]:
+    """All that decides the epochs of a plan that isn't settled, but for how many there are.
+
+    That is the plan, the data, the device that was asked for, and the machine, versions and code that are there.
+    """
+    recipe = dataclasses.asdict(plan.recipe)
+    del recipe["epochs"]
+    facts = machine.facts()
+    return {
+        **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
+        "model": plan.model.name,
+        "recipe": recipe,
+        "dataset": splits.manifest["digest"],
+        "device": device,
+        **{name: facts[name] for name in ("cpu", "instruction_sets", "threads", "gpu")},
+        "versions": machine.versions(),
+        "code": machine.code_digest(CODE),
+    }
 
 
 def check_fits(plan: Plan, splits: Splits) -> None:
@@ -145,8 +162,13 @@ def settle(plan: Plan, device: Device) -> Plan:
         pays = device.has_bfloat16 and max(filters) >= NUM_FILTERS_FOR_BFLOAT16
         plan = dataclasses.replace(plan, precision="bfloat16" if pays else "float32")
     if plan.trainer == "fit":
-        return plan
-    return dataclasses.replace(plan, batch_parts=batch_parts(device, plan.backend, plan.precision))
+        return dataclasses.replace(plan, batch_parts=1)
+    parts = plan.batch_parts
+    if not parts:
+        whole = plan.model.looks_across_batch(plan.hyperparameters)
+        parts = 1 if whole else batch_parts(device, plan.backend, plan.precision)
+    set_batch_parts(parts, device, plan.backend)
+    return dataclasses.replace(plan, batch_parts=parts)
 
 
 def train(
@@ -199,7 +221,7 @@ def fit(
         optimizer=optimizer,
         augment=plan.augment,
         batch_size=plan.recipe.batch_size,
-        batch_parts=plan.batch_parts,
+        batch_parts=plan.batch_parts or 1,
         images=splits.train.images,
         labels=splits.train.labels,
     )

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from fmnist import benchmark, data, machine, measure, models, verdict
+from fmnist import data, machine, models
+from fmnist.benchmark import cell as measuring
+from fmnist.benchmark import grid as grids
+from fmnist.benchmark import ratios, verdict
 from fmnist.errors import FmnistError
-from fmnist.settings import Benchmark, parse
+from fmnist.settings import Benchmark, Validation, parse
 
 HAS_GPU = any(Path(file).exists() for file in machine.DRIVER_FILES)
 SMALL = {
@@ -140,17 +143,17 @@ def test_a_report_read_back_is_put_beside_with_what_differs(report):
         row["environment"]["machine"]["cpu"] = "Another CPU"
     compiled = next(row for row in rows if row["trainer"] == "compiled" and row["device"] == "cpu")
     other = next(row for row in elsewhere if row["trainer"] == "compiled" and row["device"] == "cpu")
-    assert verdict.ratio(compiled, other, "elsewhere").median == 1
-    assert verdict.differences(compiled, other) == [f"cpu: {machine.cpu_name()} / Another CPU"]
-    assert verdict.differences(compiled, compiled) == []
+    assert ratios.ratio(compiled, other, "elsewhere").median == 1
+    assert ratios.differences(compiled, other) == [f"cpu: {machine.cpu_name()} / Another CPU"]
+    assert ratios.differences(compiled, compiled) == []
 
 
 # What is made of figures:
 
 
-def made_row(**changes: object) -> benchmark.Row:
+def made_row(**changes: object) -> grids.Row:
     """A row of a cell whose epochs took one, two, three seconds in one round and two, three, four in the next."""
-    cell = measure.Cell(**({
+    cell = measuring.Cell(**({
         "model": "cnn64",
         "width": 1.0,
         "device": "cpu",
@@ -158,7 +161,7 @@ def made_row(**changes: object) -> benchmark.Row:
         "trainer": "compiled",
         "precision": "float32",
         "batch_size": 128,
-    } | {name: value for name, value in changes.items() if name in benchmark.CELL}))  # fmt: skip
+    } | {name: value for name, value in changes.items() if name in grids.CELL}))  # fmt: skip
     factor = changes.get("factor", 1.0)
     measurements = [
         {
@@ -170,13 +173,13 @@ def made_row(**changes: object) -> benchmark.Row:
         }
         for first in (0, 1)
     ]
-    return benchmark.sum_up(cell, measurements, made_grid())
+    return grids.sum_up(cell, measurements, made_grid())
 
 
-def made_grid() -> benchmark.Grid:
-    method = measure.Method(("epoch",), 3, None, 1000, "synthetic", "", 0)
+def made_grid() -> grids.Grid:
+    method = measuring.Method(("epoch",), 3, None, 1000, "synthetic", "", 0)
     environment = {"machine": machine.facts(), "versions": {"python": "3"}, "commit": "0" * 40, "dataset": "d"}
-    return benchmark.Grid((), method, 2, environment)
+    return grids.Grid((), method, 2, environment)
 
 
 def test_a_row_sums_up_all_epochs_of_all_rounds():
@@ -188,7 +191,7 @@ def test_a_row_sums_up_all_epochs_of_all_rounds():
 
 def test_a_ratio_says_its_range_over_rounds_and_what_differs():
     slow, fast = made_row(trainer="fit", factor=3.0), made_row(precision="bfloat16")
-    (found,) = [each for each in verdict.ratios([slow, fast]) if each.label == "stock fit"]
+    (found,) = [each for each in ratios.ratios([slow, fast]) if each.label == "stock fit"]
     assert (found.median, found.low, found.high) == (3, 3, 3)
     assert found.differences == ["precision: bfloat16 / float32"]
 
@@ -202,12 +205,12 @@ def test_the_crossover_map_holds_cpu_over_gpu_time_with_and_without_start_up():
             ("cpu", 2.0, 64, 8.0),
         )
     ]  # fmt: skip
-    (found,) = verdict.crossovers(rows)
+    (found,) = ratios.crossovers(rows)
     assert (found["widths"], found["batch_sizes"]) == ([1.0, 2.0], [32, 64])
     steady, started = found["maps"].values()
     np.testing.assert_allclose(steady, [[2, np.nan], [3, np.nan]])
     assert started[0, 0] == pytest.approx((10 * 10 + 6) / (10 * 5 + 6))
-    assert verdict.crossovers([row for row in rows if row["device"] == "cpu"]) == []
+    assert ratios.crossovers([row for row in rows if row["device"] == "cpu"]) == []
 
 
 def test_the_verdict_puts_the_claim_beside_what_was_measured_and_says_that_a_gpu_is_missing():
@@ -231,7 +234,7 @@ def test_the_verdict_puts_the_claim_beside_what_was_measured_and_says_that_a_gpu
     ],
 )
 def test_the_warm_up_ends_when_two_epochs_agree_or_after_as_many_as_asked_for(seconds, warmup, warm):
-    assert measure._is_warm(seconds, warmup) is warm
+    assert measuring._is_warm(seconds, warmup) is warm
 
 
 def test_operations_are_counted_by_hand(cpu):
@@ -239,7 +242,7 @@ def test_operations_are_counted_by_hand(cpu):
     model = lenet.build(lenet.scaled(1.0), precision="float32", seed=0)
     first = 2 * 28 * 28 * 25 * 6
     forward = first + 2 * (10 * 10 * 25 * 6 * 16 + 400 * 120 + 120 * 84 + 84 * 10)
-    assert measure.flops_per_image(model) == (forward, 2 * forward - first)
+    assert measuring.flops_per_image(model) == (forward, 2 * forward - first)
 
 
 def test_a_width_multiplies_every_list_of_widths_and_nothing_else():
@@ -257,12 +260,12 @@ def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_the_others_
         "    os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    splits = data.load("synthetic", data_dir="", validation="1", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
     settings = Benchmark(
         dataset="synthetic", level="op", devices="cpu", backends="jax,tensorflow", precisions="bfloat16", rounds=2
     )
     told = []
-    rows = benchmark.run(benchmark.grid(settings, splits), lambda cell, measurements: told.append(cell.backend))
+    rows = grids.run(grids.grid(settings, splits), lambda cell, measurements: told.append(cell.backend))
     assert [(row["backend"], row["status"]) for row in rows] == [("jax", "failed"), ("tensorflow", "measured")]
     assert rows[0]["reason"].startswith("exit code -9 (often: out of memory)")
     assert told == ["jax", "tensorflow", "tensorflow"]  # what failed is not tried again
@@ -287,13 +290,13 @@ def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_the_others_
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, message):
-    splits = data.load("synthetic", data_dir="", validation="1", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
 
     def refused():
         settings = parse(Benchmark, {"dataset": "synthetic"} | arguments)
         if settings.against:
             verdict.read(settings.against)
-        benchmark.grid(settings, splits)
+        grids.grid(settings, splits)
 
     with pytest.raises(FmnistError, match=re.escape(message)) as caught:
         refused()
@@ -315,9 +318,9 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(store):
 
 
 def test_the_grid_is_the_product_and_each_cell_once():
-    splits = data.load("synthetic", data_dir="", validation="1", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
     settings = Benchmark(models="mlp,lenet", batch_sizes="auto,128", dataset="synthetic", devices="cpu")
-    cells = benchmark.grid(settings, splits).cells
+    cells = grids.grid(settings, splits).cells
     sizes = [(cell.model, cell.trainer, cell.batch_size) for cell in cells]
     assert len(sizes) == len(set(sizes)) == 1 + 2 * 2 + 2  # lenet's own batch is 128
-    assert dataclasses.asdict(cells[0])["model"] == measure.OP
+    assert dataclasses.asdict(cells[0])["model"] == measuring.OP

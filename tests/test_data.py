@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmnist import data, download, synthetic
+from fmnist import data
+from fmnist.data import download, synthetic
+from fmnist.data.idx import read
+from fmnist.data.splits import _stratified
 from fmnist.errors import FmnistError
+from fmnist.settings import Validation, parse_validation
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -33,13 +37,13 @@ def write_dataset(folder: Path, *, num_train: int = 40, num_test: int = 10, seed
 
 
 def load_folder(folder: Path, validation: str = "10", seed: int = 0) -> data.Splits:
-    return data.load("folder", data_dir=str(folder), validation=validation, seed=seed)
+    return data.load("folder", data_dir=str(folder), validation=parse_validation(validation), seed=seed)
 
 
 def test_an_idx_file_is_read_byte_by_byte(tmp_path):
     path = tmp_path / "images"
     path.write_bytes(bytes.fromhex("00000803 00000001 00000002 00000003 000102fdfeff"))
-    np.testing.assert_array_equal(data.read_idx(path), [[[0, 1, 2], [253, 254, 255]]])
+    np.testing.assert_array_equal(read(path), [[[0, 1, 2], [253, 254, 255]]])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_a_harmed_idx_file_is_refused(tmp_path, content, message):
     path = tmp_path / "images"
     path.write_bytes(content)
     with pytest.raises(FmnistError, match="images") as caught:
-        data.read_idx(path)
+        read(path)
     assert message in str(caught.value)
 
 
@@ -68,7 +72,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx(np.zeros((2, 28, 28), np.uint8)))[:-12])
     with pytest.raises(FmnistError, match="can't be unpacked"):
-        data.read_idx(path)
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_a_folder_without_the_files_is_refused(tmp_path):
 def test_other_files_do_not_pass_for_an_official_dataset(tmp_path):
     write_dataset(tmp_path)
     with pytest.raises(FmnistError, match=r"isn't the official mnist file.*-P dataset=folder"):
-        data.load("mnist", data_dir=str(tmp_path), validation="10", seed=0)
+        data.load("mnist", data_dir=str(tmp_path), validation=Validation(10), seed=0)
 
 
 def test_unpacked_files_serve_as_well(tmp_path):
@@ -111,12 +115,12 @@ def test_unpacked_files_serve_as_well(tmp_path):
 
 def test_the_environment_names_the_folder_too(tmp_path, monkeypatch):
     monkeypatch.setenv("FMNIST_DATA_DIR", str(write_dataset(tmp_path)))
-    assert data.load("folder", data_dir="", validation="10", seed=0).manifest["counts"]["test"] == 10
+    assert data.load("folder", data_dir="", validation=Validation(10), seed=0).manifest["counts"]["test"] == 10
 
 
 def test_validation_is_the_last_training_images_unless_said_otherwise(tmp_path):
     write_dataset(tmp_path)
-    images = data.read_idx(tmp_path / "train-images-idx3-ubyte.gz")
+    images = read(tmp_path / "train-images-idx3-ubyte.gz")
     splits = load_folder(tmp_path, "10")
     np.testing.assert_array_equal(splits.train.images, images[:30])
     np.testing.assert_array_equal(splits.validation.images, images[30:])
@@ -126,8 +130,8 @@ def test_a_stratified_split_has_each_class_evenly_and_the_same_images_for_a_seed
     write_dataset(tmp_path)
     splits = load_folder(tmp_path, "stratified:20", seed=3)
     assert splits.manifest["class_balance"]["validation"] == [2] * 10
-    labels = data.read_idx(tmp_path / "train-labels-idx1-ubyte.gz")
-    chosen = np.flatnonzero(data._stratified(labels, 20, 3))
+    labels = read(tmp_path / "train-labels-idx1-ubyte.gz")
+    chosen = np.flatnonzero(_stratified(labels, 20, 3))
     assert chosen.tolist() == [0, 3, 4, 6, 8, 9, 11, 12, 15, 16, 17, 23, 25, 29, 30, 31, 32, 34, 37, 38]
     other = load_folder(tmp_path, "stratified:20", seed=4)
     assert other.manifest["digest"] != splits.manifest["digest"]
@@ -142,8 +146,8 @@ def test_validation_must_leave_images_to_train_on(tmp_path):
 def test_duplicates_across_splits_are_counted(tmp_path):
     write_dataset(tmp_path)
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
-    test = data.read_idx(path).copy()
-    train = data.read_idx(tmp_path / "train-images-idx3-ubyte.gz")
+    test = read(path).copy()
+    train = read(tmp_path / "train-images-idx3-ubyte.gz")
     test[:3], test[3] = train[:3], train[-1]
     path.write_bytes(gzip.compress(idx(test)))
     with pytest.warns(data.DuplicatesWarning) as caught:
@@ -180,7 +184,7 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatc
     monkeypatch.setenv("FMNIST_CACHE_DIR", str(tmp_path / "file"))
     for name in ("synthetic", "mnist"):
         with pytest.raises(FmnistError, match=r"the cache can't be written.*FMNIST_CACHE_DIR"):
-            data.load(name, data_dir="", validation="5000", seed=0)
+            data.load(name, data_dir="", validation=Validation(5000), seed=0)
 
 
 def test_synthetic_images_are_always_the_same():
@@ -195,7 +199,7 @@ def test_synthetic_images_are_always_the_same():
 def test_auto_falls_back_to_synthetic_with_a_loud_warning(monkeypatch):
     monkeypatch.setattr(data, "fetch", unreachable)
     with pytest.warns(data.SyntheticFallback, match="MADE-UP IMAGES"):
-        splits = data.load("auto", data_dir="", validation="5000", seed=0)
+        splits = data.load("auto", data_dir="", validation=Validation(5000), seed=0)
     assert splits.manifest["dataset"] == "synthetic"
     assert "fallback" in splits.manifest
 
@@ -203,7 +207,7 @@ def test_auto_falls_back_to_synthetic_with_a_loud_warning(monkeypatch):
 def test_fashion_mnist_never_falls_back(monkeypatch):
     monkeypatch.setattr(data, "fetch", unreachable)
     with pytest.raises(download.UnavailableError):
-        data.load("fashion-mnist", data_dir="", validation="5000", seed=0)
+        data.load("fashion-mnist", data_dir="", validation=Validation(5000), seed=0)
 
 
 def unreachable(*_: object) -> None:
@@ -211,7 +215,7 @@ def unreachable(*_: object) -> None:
 
 
 def test_the_official_files_are_what_the_manifest_says(official_files):
-    splits = data.load("fashion-mnist", data_dir=str(official_files), validation="5000", seed=0)
+    splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
     assert splits.manifest["counts"] == {"train": 55_000, "validation": 5_000, "test": 10_000}
     assert splits.manifest["class_balance"]["test"] == [1_000] * 10
     assert splits.manifest["duplicates"] == {"train_validation": 0, "train_test": 0, "validation_test": 0}
@@ -294,7 +298,7 @@ def test_without_any_mirror_the_error_names_the_ways_out(tmp_path):
 def test_two_processes_that_fetch_at_once_do_not_harm_each_other(tmp_path, good):
     mirror, hashes = good
     call = f"fetch(Path({str(tmp_path)!r}), {hashes}, [{mirror.url!r}])"
-    code = f"from pathlib import Path; from fmnist.download import fetch; {call}"
+    code = f"from pathlib import Path; from fmnist.data.download import fetch; {call}"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]

@@ -16,7 +16,7 @@ from conftest import ROOT, Store
 
 from fmnist import data, machine, training
 from fmnist.evaluation import evaluate
-from fmnist.settings import Train
+from fmnist.settings import Train, Validation
 
 NewStore = Callable[[], Store]
 
@@ -108,7 +108,7 @@ def test_the_device_and_the_versions_are_those_really_used(run):
 
 def test_the_data_is_an_input_with_a_digest_over_all_bytes(run):
     (entry,) = run.inputs.dataset_inputs
-    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     assert entry.dataset.name == "synthetic"
     assert entry.dataset.digest == splits.manifest["digest"] == run.data.tags["dataset.digest"]
     assert json.loads(entry.dataset.profile)["features_shape"]["test"] == [2000, 28, 28]
@@ -152,7 +152,7 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     store = new_store()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
     settings = Train(model="cnn64", hyper="filters=4,8", dataset="synthetic", epochs=1)
-    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     with tracked_in(store):
         plan = training.plan(settings)
         with tracking.run(settings):
@@ -240,7 +240,7 @@ def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_ali
     assert refused.stderr == "error: backend=tensorflow: it isn't installed; type: pip install '.[cpu]'\n"
     result = result_of(store.run([*command, *arguments]))
     assert 0.6 < result["test_accuracy"] < 0.99
-    splits = data.load("synthetic", data_dir="", validation="5000", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     with tracked_in(store):
         model = mlflow.keras.load_model("models:/fashion-mnist/1")
         (stored,) = mlflow.search_runs([store.experiment]).to_dict("records")

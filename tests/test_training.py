@@ -13,14 +13,14 @@ from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
 from fmnist.registry import MODELS
-from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train
+from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation, parse
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
 
 @pytest.fixture(scope="module")
 def synthetic() -> Splits:
-    return data.load("synthetic", data_dir="", validation="1000", seed=0)
+    return data.load("synthetic", data_dir="", validation=Validation(1000), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,12 @@ def handful(synthetic) -> Splits:
     return Splits(parts[0], parts[1], parts[1], synthetic.class_names, synthetic.manifest)
 
 
+def settings_of(**values: object) -> Train:
+    return parse(Train, {name: str(value) for name, value in values.items()})
+
+
 def train(splits: Splits, **settings: object) -> training.Trained:
-    return training.train(training.plan(Train(**settings)), splits, lambda _: None)
+    return training.train(training.plan(settings_of(**settings)), splits, lambda _: None)
 
 
 def test_lenet_learns_the_synthetic_classes_neither_by_chance_nor_perfectly(synthetic):
@@ -59,7 +63,7 @@ def test_every_optimizer_lowers_the_loss(optimizer, handful):
 def test_the_same_seed_gives_equal_weights_with_every_random_layer_at_work(handful, parts):
     """On the CPU, where it is promised."""
     settings = {"model": "mlp_dropout", "augment": "+".join(AUGMENTATIONS), "epochs": 2, "batch_size": 16}
-    plans = [replace(training.plan(Train(**settings, seed=seed)), batch_parts=parts) for seed in (5, 5, 6)]
+    plans = [replace(training.plan(settings_of(**settings, seed=seed)), batch_parts=parts) for seed in (5, 5, 6)]
     one, again, other = (training.train(plan, handful, lambda _: None).model.get_weights() for plan in plans)
     for left, right in zip(one, again, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -68,7 +72,7 @@ def test_the_same_seed_gives_equal_weights_with_every_random_layer_at_work(handf
 
 def test_an_epoch_depends_on_seed_and_number_alone(handful):
     """So that a run which begins again in the middle goes on as it would have."""
-    plan = training.plan(Train(model="mlp_dropout", augment="shift", batch_size=16, optimizer="sgd"))
+    plan = training.plan(settings_of(model="mlp_dropout", augment="shift", batch_size=16, optimizer="sgd"))
     results = []
     for epochs in ([1, 2], [3, 2]):
         model = plan.model.build(plan.hyperparameters, precision="float32", seed=0)
@@ -100,7 +104,7 @@ def test_half_batches_side_by_side_train_as_whole_ones(handful):
 
 
 def test_stock_fit_is_as_accurate_as_the_compiled_trainer_within_the_noise_of_seeds(official_files):
-    splits = data.load("fashion-mnist", data_dir=str(official_files), validation="5000", seed=0)
+    splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
     fewer = Split(splits.train.images[:15_000], splits.train.labels[:15_000])
     splits = replace(splits, train=fewer)
     accuracies = {

@@ -21,10 +21,10 @@ import pytest
 from conftest import ROOT
 from optuna.trial import TrialState
 
-from fmnist import data, device, models, tracking, training, tuning
+from fmnist import data, device, models, training
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune, parse
-from fmnist.tuning import figures, studies, trials
+from fmnist.settings import Tune, Validation, parse
+from fmnist.tuning import candidates, figures, leader, studies, trials
 
 QUICK = {"model": "mlp", "dataset": "synthetic", "epochs": 1, "space": "width=64..128, layers=1, batch_size=256"}
 
@@ -291,7 +291,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def handful():
-    splits = data.load("synthetic", data_dir="", validation="500", seed=0)
+    splits = data.load("synthetic", data_dir="", validation=Validation(500), seed=0)
     train, validation = (
         data.Split(part.images[:1000], part.labels[:1000]) for part in (splits.train, splits.validation)
     )
@@ -343,10 +343,10 @@ def test_two_objectives_give_a_front(handful, cpu):
         beaten = any(a >= accuracy and p <= parameters and [a, p] != trial.values for a, p in front.values())
         assert beaten or trial.number in front
     search = trials.plan(Tune(**(QUICK | {"trials": 6, "objective": "accuracy,parameters"}), best=1))
-    assert [each.number for each in tuning.best(study, search)] == [
+    assert [each.number for each in candidates.best(study, search)] == [
         max(front, key=lambda number: front[number][0])
     ]
-    assert tuning.best_so_far(study)["front_size"] == len(front)
+    assert leader.best_so_far(study)["front_size"] == len(front)
     assert "pareto_front" in figures.images(study)
 
 
@@ -455,7 +455,7 @@ def test_a_configuration_that_fails_on_a_fresh_seed_is_trained_on_it_again_and_e
     again = made_study("search.again")
 
     def train(fails):
-        asked = tuning.ask_again(study, again, search)
+        asked = candidates.ask_again(study, again, search)
         for waiting in studies.trials(again, TrialState.WAITING):
             candidate, seed = waiting.user_attrs["candidate"], waiting.user_attrs["seed"]
             trial = again.ask()
@@ -468,9 +468,9 @@ def test_a_configuration_that_fails_on_a_fresh_seed_is_trained_on_it_again_and_e
         return asked
 
     assert train(fails=True) == 6
-    assert [each.trial for each in tuning.candidates(study, again, search)] == [0, 1, trials.DEFAULT]
+    assert [each.trial for each in candidates.candidates(study, again, search)] == [0, 1, trials.DEFAULT]
     assert train(fails=False) == 7
-    assert [each.trial for each in tuning.candidates(study, again, search)] == [1, 0, trials.DEFAULT]
+    assert [each.trial for each in candidates.candidates(study, again, search)] == [1, 0, trials.DEFAULT]
 
 
 def test_two_trials_that_come_to_the_same_training_count_once_among_the_best():
@@ -480,7 +480,7 @@ def test_two_trials_that_come_to_the_same_training_count_once_among_the_best():
         point = {"width": width, "layers": 1, "taper": taper}
         kinds = {name: trials._distribution(models.MODELS["mlp"].space[name]) for name in point}
         study.add_trial(optuna.create_trial(values=[0.5], params=point, distributions=kinds))
-    assert [trial.number for trial in tuning.best(study, search)] == [0, 2]
+    assert [trial.number for trial in candidates.best(study, search)] == [0, 2]
 
 
 # Several machines:
@@ -659,7 +659,7 @@ def test_pinned_processes_have_threads_of_their_own():
     code = (
         "import os, sys\n"
         "from fmnist import machine\n"
-        "with machine.pinned(1):\n"
+        "with processes.pinned(1):\n"
         "    print(sorted(os.sched_getaffinity(0)), flush=True)\n"
         "    sys.stdin.read()\n"
     )

@@ -21,8 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from fmnist import machine
-from fmnist.download import cache_dir, unwritable_cache
+from fmnist import cache, processes
 from fmnist.errors import FmnistError
 from fmnist.settings import AUTO
 
@@ -43,7 +42,7 @@ def check_storage(storage: str) -> None:
         try:
             _folder().mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable_cache(error) from None
+            raise cache.unwritable(error) from None
         return
     try:
         import psycopg
@@ -185,8 +184,7 @@ def sweep_other_machines(study: optuna.Study) -> None:
 
 def this_process() -> dict[str, Any]:
     """Names this process, among those of all machines."""
-    pid, created = machine.process()
-    return {"host": socket.gethostname(), "pid": pid, "created": created, "parent": os.getppid()}
+    return {**processes.this_process(), "parent": os.getppid()}
 
 
 @contextmanager
@@ -225,7 +223,7 @@ def _beat(study: optuna.Study) -> None:
 
 def _leads(study: optuna.Study, owner: dict[str, Any]) -> bool:
     if _is_here(study, owner):
-        return machine.is_alive(owner["pid"], owner["created"])
+        return processes.is_alive(owner) is not False
     return bool(time.time() - owner["beat"] < GRACE_SECONDS)
 
 
@@ -233,7 +231,7 @@ def _has_died(study: optuna.Study, trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get("worker")
     if worker is None:  # killed before it could say who it is
         return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > GRACE_SECONDS
-    return _is_here(study, worker) and not machine.is_alive(worker["pid"], worker["created"])
+    return _is_here(study, worker) and processes.is_alive(worker) is False
 
 
 def _is_here(study: optuna.Study, process: dict[str, Any]) -> bool:
@@ -295,7 +293,7 @@ def _no_sampler() -> optuna.samplers.BaseSampler:
 
 
 def _folder() -> Path:
-    return cache_dir() / "studies"
+    return cache.folder() / "studies"
 
 
 def _journal(name: str) -> Path:

@@ -25,12 +25,13 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmnist import machine, measure, space, training
+from fmnist import machine, space, training
+from fmnist.benchmark.cell import latencies
 from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.models import resolve
-from fmnist.settings import Train, Tune, parse_augment, parse_list
+from fmnist.settings import Train, Tune, parse_augment
 from fmnist.training import Epoch, Fitted, Plan
 from fmnist.tuning import studies
 
@@ -67,7 +68,8 @@ class Search:
 class Task:
     """What a worker is told."""
 
-    settings: dict[str, Any]
+    settings: dict[str, str]
+    """Of the search, as texts."""
     study: str
     total: int
     """Trials that the study is to have."""
@@ -124,7 +126,7 @@ def plan(settings: Tune) -> Search:
             )
     if settings.trials > points:
         raise FmnistError(f"trials: expected at most the {points} points of the space, received {settings.trials}")
-    return Search(settings, base, narrowed, parse_list("objective", settings.objective))
+    return Search(settings, base, narrowed, settings.objective)
 
 
 def check_fits(search: Search, splits: Splits) -> None:
@@ -270,7 +272,7 @@ class _Attempt:
                 "parameters": fitted.model.count_params(),
             }
             if "latency" in self.search.objectives:
-                seconds = measure.latencies(fitted.predict, self.splits.validation.images)
+                seconds = latencies(fitted.predict, self.splits.validation.images)
                 figures["latency"] = statistics.median(seconds)
             if "seed" in trial.user_attrs:
                 trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))

@@ -2,18 +2,15 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
-from fmnist import machine
+from fmnist import machine, processes
 from fmnist.errors import FmnistError
 from fmnist.settings import AUTO, Tune
 
-ROOT = Path(__file__).parent.parent.parent
 STOP_SECONDS = 5
 # What a worker on another machine must have as this process has it.
 ENVIRONMENT = ("FMNIST_DATA_DIR", "FMNIST_CACHE_DIR", "MLFLOW_TRACKING_URI", "PGPASSWORD", "PGPASSFILE")
@@ -33,16 +30,10 @@ class Local:
     """A process of this machine, that runs `python -m MODULE REQUEST`; its last words on stderr are its error."""
 
     def __init__(self, module: str, request: str) -> None:
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._messages = TemporaryFile("w+")  # noqa: SIM115  # read when it has ended
         # a session of its own: Ctrl-C on a terminal is for the process that leads
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, request],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._messages,
-            start_new_session=True,
+        self._process = processes.start(
+            module, request, stdout=subprocess.DEVNULL, stderr=self._messages, start_new_session=True
         )
 
     def error(self) -> str | None:
@@ -50,8 +41,7 @@ class Local:
         if not code:
             return None if code is None else ""
         self._messages.seek(0)
-        last = (self._messages.read().strip().splitlines() or ["no message"])[-1]
-        return f"exit code {code}: {last}"
+        return processes.ending(code, self._messages.read())
 
     def stop(self) -> None:
         self._process.terminate()
@@ -112,7 +102,7 @@ def connect(settings: Tune) -> None:
         return
     import ray
 
-    packages: list[Any] = [str(ROOT / name) for name in ("fmnist", "entry_points")]
+    packages: list[Any] = [str(processes.ROOT / name) for name in ("fmnist", "entry_points")]
     try:
         ray.init(
             address=settings.ray_address,

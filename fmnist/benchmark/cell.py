@@ -1,10 +1,8 @@
-"""Measures one cell of a benchmark in this process: `python -m fmnist.measure '{"model": ...}'`.
+"""Measures one cell of a benchmark in this process, which then ends.
 
-A process measures one cell and ends: devices and threads are fixed at first use, and peak memory is of the
-whole process. The result is one JSON line on stdout; what isn't known is null.
+Devices and threads are fixed at first use, and peak memory is of the whole process. What isn't known is None.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,8 +15,7 @@ import psutil
 from numpy.typing import NDArray
 
 from fmnist import data, device, machine, training
-from fmnist.errors import FmnistError
-from fmnist.settings import Train
+from fmnist.settings import Train, Validation
 
 if TYPE_CHECKING:
     import keras
@@ -95,7 +92,7 @@ def _model(cell: Cell, method: Method, used: device.Device) -> dict[str, Any]:
         Train(model=cell.model, trainer=cell.trainer, backend=cell.backend, precision=cell.precision)
     )
     plan = training.settle(plan, used)
-    splits = data.load(method.dataset, data_dir=method.data_dir, validation="1", seed=0)
+    splits = data.load(method.dataset, data_dir=method.data_dir, validation=Validation(1), seed=0)
     images = np.concatenate([splits.train.images, splits.validation.images])[: method.images]
     labels = np.concatenate([splits.train.labels, splits.validation.labels])[: method.images]
     start = perf_counter()
@@ -240,18 +237,3 @@ def _peak_device_memory(cell: Cell) -> int | None:
     from fmnist import engine
 
     return engine.peak_device_memory(cell.backend)
-
-
-def main() -> None:
-    """Reads cell and method from the command line, and prints what was measured, or why it was not."""
-    request = json.loads(sys.argv[1])
-    method = Method(**request["method"] | {"levels": tuple(request["method"]["levels"])})
-    try:
-        result = measure(Cell(**request["cell"]), method)
-    except FmnistError as reason:
-        result = {"skipped": str(reason)}
-    print(json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    main()

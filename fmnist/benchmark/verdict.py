@@ -1,27 +1,19 @@
-"""What a benchmark's rows are worth: ratios beside what sets them apart, tables, and a verdict in Markdown.
-
-A row is a record of `fmnist.benchmark.sum_up`, of this run or read back from another's benchmark.json.
-"""
+"""What a benchmark's rows are worth, for people: tables and a verdict in Markdown, CSV, a line of progress."""
 
 import csv
 import io
 import json
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from fmnist.benchmark import CELL, Grid, Measurement, Row, sum_up
+from fmnist.benchmark.cell import OP, Cell
+from fmnist.benchmark.grid import CELL, Grid, Measurement, Row, sum_up
+from fmnist.benchmark.ratios import COMPARED, ratio, ratios
 from fmnist.errors import FmnistError
-from fmnist.measure import OP, Cell
+from fmnist.markdown import number, table
 from fmnist.registry import MODELS
 
-# What must agree for two figures to be of one thing.
-COMPARED = ("precision", "images", "dataset", "commit")
 HEADS = (
     *("cell", "s an epoch", "images/s", "start-up s", "input wait s", "share of peak", "latency ms, batch 1"),
     *("inference images/s", "host MiB", "power W"),
@@ -29,92 +21,6 @@ HEADS = (
 # The classic claim: minutes to train cnn64 on a CPU and on a GPU. Source: one of the notebooks that this
 # project replaces; it names neither epochs nor batch size, so those of the recipe are taken.
 CLAIM_MODEL, CLAIM_CPU_MINUTES, CLAIM_GPU_MINUTES = "cnn64", 32, 9
-
-
-def differences(one: Row, other: Row) -> list[str]:
-    """What sets two rows apart beside what was asked for: a ratio of the two is not of the device alone."""
-    facts = [
-        {name: str(each[name]) for name in COMPARED}
-        | each["environment"]["machine"]
-        | each["environment"]["versions"]
-        for each in (one, other)
-    ]
-    names = dict.fromkeys((*facts[0], *facts[1]))
-    values = [(name, *(fact.get(name, "none") for fact in facts)) for name in names]
-    return [f"{name}: {left} / {right}" for name, left, right in values if left != right]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast a row is as its reference."""
-
-    row: Row
-    reference: Row
-    label: str
-    median: float
-    """Ratio of the medians over all epochs."""
-    low: float
-    high: float
-    """Least and greatest ratio of medians within one round."""
-    differences: list[str]
-
-
-def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Each epoch time against stock fit on the same device, and each GPU's against the same on the CPU."""
-    timed = {tuple(row[name] for name in CELL): row for row in rows if row.get("epoch_seconds_median")}
-    found = []
-    for row in timed.values():
-        for label, change in (
-            ("stock fit", {"trainer": "fit", "precision": "float32"}),
-            ("CPU", {"device": "cpu"}),
-        ):
-            other = timed.get(tuple((row | change)[name] for name in CELL))
-            if other is not None and other is not row:
-                found.append(ratio(row, other, label))
-    return found
-
-
-def ratio(row: Row, reference: Row, label: str) -> Ratio:
-    """How many times as fast a row is as another."""
-    rounds = [
-        statistics.median(theirs) / statistics.median(ours)
-        for ours, theirs in zip(row["epoch_seconds_by_round"], reference["epoch_seconds_by_round"], strict=False)
-    ]
-    median = reference["epoch_seconds_median"] / row["epoch_seconds_median"]
-    return Ratio(row, reference, label, median, min(rounds), max(rounds), differences(row, reference))
-
-
-def crossovers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The maps of `fmnist.plots.crossover`, one for each way of training that was timed on CPU and GPU."""
-    times: dict[tuple[Any, ...], dict[Any, Row]] = {}
-    for row in rows:
-        if row.get("epoch_seconds_median"):
-            way = (row["model"], row["backend"], row["trainer"], row["precision"])
-            times.setdefault(way, {})[row["device"], row["width"], row["batch_size"]] = row
-    found = []
-    for way, cells in times.items():
-        widths, sizes = (sorted({place[index] for place in cells}) for index in (1, 2))
-        epochs = MODELS[way[0]].recipe.epochs
-
-        maps = {
-            name: np.array([[_gpu_gain(cells, width, size, each) for size in sizes] for width in widths])
-            for name, each in (("steady state", None), (f"{epochs} epochs, with start-up", epochs))
-        }
-        if not np.isnan(maps["steady state"]).all():
-            found.append({"title": ", ".join(way), "widths": widths, "batch_sizes": sizes, "maps": maps})
-    return found
-
-
-def _gpu_gain(cells: Mapping[Any, Row], width: float, size: int, epochs: int | None) -> float:
-    """CPU time over GPU time: of an epoch, or of so many with start-up; NaN where one wasn't measured."""
-    seconds = []
-    for device in ("cpu", "gpu"):
-        row = cells.get((device, width, size))
-        if row is None or (epochs and row["startup_seconds"] is None):
-            return math.nan
-        of_epoch = row["epoch_seconds_median"]
-        seconds.append(epochs * of_epoch + row["startup_seconds"] if epochs else of_epoch)
-    return float(seconds[0] / seconds[1])
 
 
 def read(path: str) -> list[Row]:
@@ -155,22 +61,24 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
         f"{'until two epochs agree to 5 %' if method.warmup is None else f'of {method.warmup}'}; validation and "
         "start-up are outside. Peak: the best matrix product of the same device and precision.",
         "",
-        *_table(
+        *table(
             HEADS,
             [
                 (
                     name_of(each),
                     _spread(each, "epoch_seconds"),
-                    _number(each["images_per_second"], ",.0f"),
-                    _number(each["startup_seconds"], ".1f"),
-                    _number(
-                        each["input_wait_seconds"], ".2f", none="none" if each["trainer"] == "compiled" else ""
+                    number(each["images_per_second"], ",.0f"),
+                    number(each["startup_seconds"], ".1f"),
+                    number(
+                        each["input_wait_seconds"],
+                        ".2f",
+                        none="none" if each["trainer"] == "compiled" else "unknown",
                     ),
-                    _number(each["share_of_matmul_peak"], ".0%"),
+                    number(each["share_of_matmul_peak"], ".0%"),
                     _spread(each, "latency_seconds", scale=1e3),
-                    _number(each["inference_images_per_second_median"], ",.0f"),
-                    _number(each["host_memory_bytes"] / 2**20 if each["host_memory_bytes"] else None, ",.0f"),
-                    _number(each["power_watts"], ".0f"),
+                    number(each["inference_images_per_second_median"], ",.0f"),
+                    number(each["host_memory_bytes"] / 2**20 if each["host_memory_bytes"] else None, ",.0f"),
+                    number(each["power_watts"], ".0f"),
                 )
                 for each in rows
                 if each["status"] == "measured" and each["model"] != OP
@@ -180,7 +88,7 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
     ops = [each for each in rows if each["status"] == "measured" and each["model"] == OP]
     if ops:
         heads = ("one operation on", "matrix product, ms", "GFLOP/s", "convolution, ms", "GFLOP/s")
-        lines += ["", *_table(heads, [_op_texts(each) for each in ops])]
+        lines += ["", *table(heads, [_op_texts(each) for each in ops])]
     found = ratios(rows)
     found += [ratio(each, other, "the other run") for each in rows for other in others if _same_cell(each, other)]
     if found:
@@ -194,7 +102,7 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
             for each in found
         ]
         names = ("cell", "times as fast (least-greatest within a round)", "as", "what differs besides")
-        lines += ["", *_table(names, compared)]
+        lines += ["", *table(names, compared)]
     unmeasured = [each for each in rows if each["status"] != "measured"]
     for status, reason in dict.fromkeys((each["status"], each["reason"]) for each in unmeasured):
         named = "; ".join(name_of(each) for each in unmeasured if each["reason"] == reason)
@@ -260,12 +168,8 @@ def _same_cell(one: Row, other: Row) -> bool:
 def _op_texts(row: Row) -> list[str]:
     texts = [f"{row['device']}, {row['backend']}, {row['precision']}"]
     for op in ("matmul", "convolution"):
-        texts += [_spread(row, f"{op}_seconds", scale=1e3), _number(row[f"{op}_flops_per_second"] / 1e9, ",.0f")]
+        texts += [_spread(row, f"{op}_seconds", scale=1e3), number(row[f"{op}_flops_per_second"] / 1e9, ",.0f")]
     return texts
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _spread(row: Row, name: str, *, scale: float = 1.0) -> str:
@@ -274,7 +178,3 @@ def _spread(row: Row, name: str, *, scale: float = 1.0) -> str:
     median, low, high = (scale * row[f"{name}_{key}"] for key in ("median", "min", "max"))
     digits = max(2 - math.floor(math.log10(median)), 0)
     return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f}, {row[f'{name}_n']})"
-
-
-def _number(value: float | None, form: str, *, none: str = "") -> str:
-    return none or "unknown" if value is None else format(value, form)

@@ -4,8 +4,10 @@ from typing import Any
 
 import mlflow
 
-from fmnist import benchmark, plots, verdict
-from fmnist.tracking import log_figure
+from fmnist.benchmark import grid as grids
+from fmnist.benchmark import ratios, verdict
+from fmnist.plots import benchmark as plots
+from fmnist.tracking.runs import log_figure
 
 STATUSES = ("measured", "skipped", "failed")
 
@@ -17,17 +19,17 @@ def log_cell(cell: Any, measurements: list[dict[str, Any]], grid: Any, run_id: s
     """
     newest = measurements[-1]
     failed = "failed" in newest
-    row = benchmark.sum_up(cell, measurements, grid)
+    row = grids.sum_up(cell, measurements, grid)
     mlflow.start_run(run_id=run_id, run_name=None if run_id else verdict.name_of(row), nested=True)
     if run_id is None:
-        mlflow.log_params({name: row[name] for name in (*benchmark.CELL, *verdict.COMPARED) if name != "commit"})
+        mlflow.log_params({name: row[name] for name in (*grids.CELL, *ratios.COMPARED) if name != "commit"})
         facts = grid.environment
         tags = {f"machine.{name}": value for name, value in facts["machine"].items()}
         tags |= {f"version.{name}": value for name, value in facts["versions"].items()}
         mlflow.set_tags(tags | {"commit": facts["commit"]})
     mlflow.set_tags({"status": row["status"], "reason": row["reason"]})
     if row["status"] == "measured":
-        values = {name: value for name, value in row.items() if name not in (*benchmark.CELL, *verdict.COMPARED)}
+        values = {name: value for name, value in row.items() if name not in (*grids.CELL, *ratios.COMPARED)}
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         mlflow.log_metrics(numbers, step=len(measurements))
         mlflow.set_tags({f"unknown.{name}": "unknown" for name, value in values.items() if value is None})
@@ -57,12 +59,12 @@ def log_benchmark(rows: list[dict[str, Any]], others: list[dict[str, Any]], grid
             label = verdict.name_of(row).replace(f", batch {row['batch_size']}", "")
             lines.setdefault(label, []).append((row["batch_size"], row["images_per_second"]))
         log_figure(plots.throughput(lines), "plots/throughput.png")
-    found = verdict.ratios(rows)
+    found = ratios.ratios(rows)
     if found:
         labels = [f"{verdict.name_of(each.row)}\nagainst {each.label}" for each in found]
         figures = [(each.median, each.low, each.high) for each in found]
         log_figure(plots.speedups(labels, figures), "plots/speedups.png")
-    for number, crossing in enumerate(verdict.crossovers(rows), start=1):
+    for number, crossing in enumerate(ratios.crossovers(rows), start=1):
         log_figure(plots.crossover(**crossing), f"plots/crossover-{number}.png")
     mlflow.log_metrics({f"num_{status}": sum(row["status"] == status for row in rows) for status in STATUSES})
     shown = [(verdict.name_of(each.row), verdict.name_of(each.reference), each.median) for each in found]

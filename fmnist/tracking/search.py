@@ -5,24 +5,16 @@ The module is what `fmnist.tuning.trials.Tracking` asks for.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import mlflow
 
-from fmnist.spread import spread
-from fmnist.tracking import as_text, ended, log_figure
-from fmnist.tracking import log_epoch as log_epoch
-from fmnist.tracking import log_model as log_model
-from fmnist.tracking import log_plan as log_plan
+from fmnist.statistics import spread
+from fmnist.tracking.models import log_model as log_model
+from fmnist.tracking.runs import ended, log_figure, open_store, value_text
+from fmnist.tracking.training import log_epoch as log_epoch
+from fmnist.tracking.training import log_plan as log_plan
 from fmnist.tuning import figures as study_figures
-
-
-def store_uri() -> str:
-    """Where runs go, as a process in another folder must name it."""
-    uri = str(mlflow.get_tracking_uri())
-    file = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(file).resolve()}" if file != uri else uri
 
 
 @contextmanager
@@ -49,6 +41,7 @@ def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
 @contextmanager
 def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
     """The run of a trial, under a run that another process may own; gives its id."""
+    open_store()
     experiment = mlflow.get_run(parent).info.experiment_id
     with ended():
         texts = {"mlflow.parentRunId": parent} | {key: str(value) for key, value in tags.items()}
@@ -113,11 +106,6 @@ def log_tuned(result: dict[str, Any], text: str) -> None:
             figures |= {f"{name}/{split}_{key}": value for key, value in spreads.items()}
     mlflow.log_metrics({name: value for name, value in figures.items() if value is not None})
     best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
-    best |= {f"best.hyper.{name}": as_text(value) for name, value in winner["hyperparameters"].items()}
+    best |= {f"best.hyper.{name}": value_text(value) for name, value in winner["hyperparameters"].items()}
     mlflow.set_tags(best)
     mlflow.set_tag("best.command", winner["command"])
-
-
-def load_model(model_uri: str) -> Any:
-    """The Keras model of a run."""
-    return mlflow.keras.load_model(model_uri)

@@ -6,28 +6,24 @@ measured is kept in the cache until all is done, so that the same command goes o
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fmnist import machine
+from fmnist import cache, machine, processes
+from fmnist.benchmark.cell import OP, Cell, Method
 from fmnist.data import Splits
-from fmnist.download import cache_dir, unwritable_cache
 from fmnist.errors import FmnistError
-from fmnist.measure import OP, Cell, Method
 from fmnist.models import Model
 from fmnist.registry import MODELS
-from fmnist.settings import AUTO, DEVICES, Benchmark, parse_list
-from fmnist.spread import spread
+from fmnist.settings import AUTO, DEVICES, Benchmark
+from fmnist.statistics import spread
 
 Measurement = dict[str, Any]
 Row = dict[str, Any]
@@ -45,8 +41,7 @@ class Grid:
 
     def digest(self) -> str:
         """Names the grid: the same command on the same machine, versions, code and data has the same."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return cache.digest(dataclasses.asdict(self))
 
 
 def grid(settings: Benchmark, splits: Splits) -> Grid:
@@ -59,24 +54,23 @@ def grid(settings: Benchmark, splits: Splits) -> Grid:
     images = settings.images or available
     if images > available:
         raise FmnistError(f"images: expected at most the {available} training images, received {images}")
-    levels = parse_list("level", settings.level)
-    devices = parse_list("devices", settings.devices)
+    levels, devices, backends, precisions = (
+        settings.level,
+        settings.devices,
+        settings.backends,
+        settings.precisions,
+    )
     if AUTO in devices:
         devices = DEVICES if any(Path(file).exists() for file in machine.DRIVER_FILES) else ("cpu",)
-    backends, precisions = (parse_list(name, getattr(settings, name)) for name in ("backends", "precisions"))
     cells = []
     if "op" in levels or "epoch" in levels:  # for the peak that shares are of
         for device, backend, precision in product(devices, backends, precisions):
             cells.append(Cell(OP, 1.0, device, backend, "none", precision, 0))
     if levels != ("op",):
-        names = parse_list("models", settings.models)
-        sizes = parse_list("batch_sizes", settings.batch_sizes)
-        widths = [float(text) for text in parse_list("widths", settings.widths)]
-        trainers = parse_list("trainers", settings.trainers)
-        for name, width, device, backend in product(names, widths, devices, backends):
+        for name, width, device, backend in product(settings.models, settings.widths, devices, backends):
             model: Model = MODELS[name]
-            for trainer, precision, size in product(trainers, precisions, sizes):
-                batch_size = model.recipe.batch_size if size == AUTO else int(size)
+            for trainer, precision, size in product(settings.trainers, precisions, settings.batch_sizes):
+                batch_size = size or model.recipe.batch_size
                 cells.append(Cell(name, width, device, backend, trainer, precision, batch_size))
     largest = max(cell.batch_size for cell in cells)
     if largest > images:
@@ -101,13 +95,13 @@ def run(grid: Grid, on_cell: Callable[[Cell, list[Measurement]], None]) -> list[
         grid: What to measure.
         on_cell: Is told after each measurement, with all measurements of the cell so far.
     """
-    kept = cache_dir() / "benchmarks" / grid.digest()
+    kept = cache.folder() / "benchmarks" / grid.digest()
     measurements: dict[Cell, list[Measurement]] = {cell: [] for cell in grid.cells}
     for number, cell in _there_and_back(grid):
         so_far = measurements[cell]
         if any({"skipped", "failed"} & set(each) for each in so_far):
             continue  # it would be no different
-        name = hashlib.sha256(json.dumps([number, dataclasses.astuple(cell)]).encode()).hexdigest()[:16]
+        name = cache.digest([number, dataclasses.astuple(cell)])
         so_far.append(_kept(kept / f"{name}.json") or _measure(cell, grid, kept / f"{name}.json"))
         on_cell(cell, so_far)
     rows = [sum_up(cell, measurements[cell], grid) for cell in grid.cells]
@@ -180,25 +174,15 @@ def _there_and_back(grid: Grid) -> Iterator[tuple[int, Cell]]:
 def _measure(cell: Cell, grid: Grid, keep: Path) -> Measurement:
     """Measures a cell in a process of its own, and keeps the result."""
     request = json.dumps({"cell": dataclasses.asdict(cell), "method": dataclasses.asdict(grid.method)})
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", "fmnist.measure", request],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        killed = " (often: out of memory)" if done.returncode == -9 else ""
-        return {"failed": f"exit code {done.returncode}{killed}: {last}"}
-    measurement: Measurement = json.loads(done.stdout.splitlines()[-1])
+    child = processes.start("entry_points.workers.cell", request, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        keep.with_suffix(".part").write_text(json.dumps(measurement))
-        keep.with_suffix(".part").replace(keep)
-    except OSError as error:
-        raise unwritable_cache(error) from None
+        result, messages = child.communicate()
+    finally:
+        child.kill()
+    if child.returncode != 0:
+        return {"failed": processes.ending(child.returncode, messages)}
+    measurement: Measurement = json.loads(result.splitlines()[-1])
+    cache.write(keep, json.dumps(measurement))
     return measurement
 
 

@@ -1,19 +1,19 @@
-"""`python -m entry_points.work TASK`: a worker of a hyperparameter search, as `tune` starts it."""
+"""`python -m entry_points.workers.trial TASK`: a worker of a hyperparameter search, as `tune` starts it."""
 
 import dataclasses
 import json
 import sys
 
-from fmnist import data, device, machine, training
+from fmnist import data, device, processes, training
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune
+from fmnist.settings import Tune, parse
 from fmnist.tuning import trials
 
 
 def work(request: str) -> None:
     task = trials.Task(**json.loads(request))
-    settings = Tune(**task.settings)
-    with machine.pinned(task.num_threads):
+    settings = parse(Tune, task.settings)
+    with processes.pinned(task.num_threads):
         _work(task, settings)
 
 
@@ -24,9 +24,9 @@ def _work(task: trials.Task, settings: Tune) -> None:
     )
     used = device.select(settings.device, settings.backend)
     search = dataclasses.replace(search, base=training.settle(search.base, used))
-    from fmnist.tracking import searches
+    from fmnist.tracking import search as tracking
 
-    trials.work(task, search, splits.without_test(), used, searches)
+    trials.work(task, search, splits.without_test(), used, tracking)
 
 
 if __name__ == "__main__":

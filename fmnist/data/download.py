@@ -4,7 +4,6 @@ Two processes that fetch the same file do the work twice and harm nothing: each 
 its own, and whoever is last replaces equal bytes by equal bytes.
 """
 
-import hashlib
 import os
 import time
 import urllib.error
@@ -13,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-import platformdirs
 from tqdm import tqdm
 
+from fmnist import cache
 from fmnist.errors import FmnistError
 
 TIMEOUT_SECONDS = 5.0
@@ -26,22 +25,6 @@ class UnavailableError(FmnistError):
     """No mirror could give a file."""
 
 
-def cache_dir() -> Path:
-    """The folder for downloads and prepared splits: FMNIST_CACHE_DIR, else the user's cache folder."""
-    return Path(os.environ.get("FMNIST_CACHE_DIR") or platformdirs.user_cache_dir("fmnist", appauthor=False))
-
-
-def unwritable_cache(error: OSError) -> FmnistError:
-    """The error for a cache that can't be written."""
-    return FmnistError(f"the cache can't be written ({error}); name another folder with FMNIST_CACHE_DIR")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> None:
     """Makes sure that every file of `hashes` (name to SHA-256) lies in `folder`, complete and unharmed.
 
@@ -50,12 +33,12 @@ def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> No
     """
     for name, expected in hashes.items():
         path = folder / name
-        if path.is_file() and sha256(path) == expected:
+        if path.is_file() and cache.sha256(path) == expected:
             continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable_cache(error) from None
+            raise cache.unwritable(error) from None
         for part in folder.glob(f"{name}.*.part"):  # what a killed process left
             if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
                 part.unlink(missing_ok=True)
@@ -68,7 +51,7 @@ def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
     for mirror in mirrors:
         try:
             _download(f"{mirror}/{path.name}", part)
-            received = sha256(part)
+            received = cache.sha256(part)
             if received == expected:
                 part.replace(path)
                 return

@@ -1,0 +1,128 @@
+"""What a search came to: as a record, and for people in Markdown."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from fmnist.evaluation import Evaluation
+from fmnist.markdown import mean_percent
+from fmnist.settings import Train, Tune, augment_text, texts
+from fmnist.statistics import Spread, spread
+from fmnist.training import Plan
+from fmnist.tuning import studies
+from fmnist.tuning.candidates import Candidate
+
+
+def result(
+    study: optuna.Study, settings: Tune, found: list[Candidate], tests: Mapping[int, list[Evaluation]]
+) -> dict[str, Any]:
+    """What the search came to, as a record.
+
+    Args:
+        study: The search.
+        settings: What was asked for.
+        found: Of `candidates`.
+        tests: Of those that were tested, the evaluations of their models.
+    """
+    states = [trial.state for trial in studies.counted(study)]
+    gained = gain(found, tests)
+    return {
+        "study": study.study_name,
+        **{f"num_{state.name.lower()}": states.count(state) for state in TrialState if state.is_finished()},
+        "gain": gained and dataclasses.asdict(gained),
+        "candidates": [
+            {
+                "candidate": str(each),
+                "hyperparameters": each.plan.hyperparameters,
+                **dataclasses.asdict(each.plan.recipe),
+                "augment": augment_text(each.plan.augment),
+                "search_accuracy": each.search_score,
+                "validation_accuracy": each.validation and dataclasses.asdict(each.validation),
+                "drop": each.drop,
+                "test_accuracy": _tested(tests.get(each.trial)),
+                "command": command(each.plan, settings),
+            }
+            for each in found
+        ],
+    }
+
+
+def markdown(
+    study: optuna.Study, settings: Tune, found: list[Candidate], tests: Mapping[int, list[Evaluation]]
+) -> str:
+    """The same for people: what was found beside the model's own recipe, and how much of it was luck."""
+    winner = found[0]
+    lines = [
+        f"Study **{study.study_name}**: {len(studies.counted(study))} trials of {winner.plan.model.name}, "
+        f"{winner.plan.recipe.epochs} epochs each. The search saw the training and the validation split. Its best "
+        "and the model's own recipe were then trained on fresh seeds; the winner is the best of them by the mean "
+        "of its validation accuracies, and only what is shown with a test accuracy was tested.",
+        "",
+        "| | search | validation on fresh seeds: mean (95 % interval, n) | drop | test: mean (min-max, n) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for each in found:
+        again = each.validation
+        test = spread([one.accuracy for one in tests[each.trial]]) if tests.get(each.trial) else None
+        texts = (
+            f"**{each}**" if each is winner else str(each),
+            "" if each.search_score is None else f"{each.search_score:.2%}",
+            mean_percent(again, none="failed"),
+            "" if each.drop is None else f"{100 * each.drop:+.2f} points",
+            f"{test.mean:.2%} ({test.min:.2%}-{test.max:.2%}, {test.n})" if test else "not tested",
+        )
+        lines.append(f"| {' | '.join(texts)} |")
+    gained = gain(found, tests)
+    if gained and gained.ci95_low is not None and gained.ci95_high is not None:
+        mean, low, high = (100 * each for each in (gained.mean, gained.ci95_low, gained.ci95_high))
+        beats = "beats" if low > 0 else "is not shown to beat"
+        lines += [
+            "",
+            f"On the test split the winner {beats} the default recipe: {mean:+.2f} points (95 % interval "
+            f"{low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs). The validation figures chose the winner: "
+            "they flatter it.",
+        ]
+    lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each.plan, settings)}`" for each in found)]
+    return "\n".join(lines) + "\n"
+
+
+def gain(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> Spread | None:
+    """How much more test accuracy the winner has than the model's own recipe, seed by seed.
+
+    Not of validation accuracies: the winner was chosen by them.
+    """
+    pair = [
+        {each.user_attrs["seed"]: test.accuracy for each, test in zip(one.again, tests[one.trial], strict=True)}
+        for one in (found[0], found[-1])
+    ]
+    seeds = pair[0].keys() & pair[1].keys()
+    return spread([pair[0][seed] - pair[1][seed] for seed in sorted(seeds)]) if seeds else None
+
+
+def command(plan: Plan, settings: Tune) -> str:
+    """The command that trains by a plan."""
+    hyper = ";".join(
+        f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in plan.hyperparameters.items()
+    )
+    record = Train(
+        model=plan.model.name,
+        hyper=hyper,
+        **dataclasses.asdict(plan.recipe),
+        augment=plan.augment,
+        precision=plan.precision,
+        backend=plan.backend,
+        dataset=settings.dataset,
+        validation=settings.validation,
+    )
+    usual = texts(Train())
+    pairs = [f"-P {shlex.quote(f'{name}={text}')}" for name, text in texts(record).items() if text != usual[name]]
+    return " ".join(["mlflow run . -e train", *pairs])
+
+
+def _tested(evaluations: list[Evaluation] | None) -> dict[str, float] | None:
+    return dataclasses.asdict(spread([each.accuracy for each in evaluations])) if evaluations else None
