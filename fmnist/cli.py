@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 something that the user can mend; 128 + signal interrupted
 """
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -22,8 +23,15 @@ from fmnist.settings import default_text, parse
 Settings = TypeVar("Settings")
 
 
+# Python looks through all objects for circles after so many new ones. Importing TensorFlow, Keras and MLflow makes
+# a million that stay; with Python's own 700, a quarter of the time that their import takes goes into looking.
+GARBAGE_THRESHOLD = 50_000
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) -> None:
     """Runs a job with the settings that the command line spells, and prints its result as one JSON line."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     launched_run = os.environ.get("MLFLOW_RUN_ID", "")  # before MLflow takes it away
     received: list[int] = []
 
@@ -32,14 +40,16 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         if len(received) == 1:  # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
             raise KeyboardInterrupt
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, interrupt)
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(each, interrupt)
     warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
     command = _command(settings)
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
-            result = job(parse(settings, given))
+            pairs = dict(_pair(text) for text in given.pop("pairs"))
+            result = job(parse(settings, given | pairs))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -68,7 +78,8 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
 
 
 def _command(settings: type[Any]) -> click.Command:
-    options: list[click.Parameter] = []
+    like_mlflow = click.Option(["pairs", "-P"], multiple=True, metavar="NAME=VALUE", help="as mlflow run takes it")
+    options: list[click.Parameter] = [like_mlflow]
     for field in dataclasses.fields(settings):
         choices = field.metadata["choices"]
         text = f"{field.metadata['help']}{': ' + ', '.join(choices) if choices else ''}"
@@ -76,6 +87,13 @@ def _command(settings: type[Any]) -> click.Command:
         options.append(click.Option([f"--{field.name}"], default=None, help=text, metavar="TEXT"))
     name = settings.__name__.lower()
     return click.Command(name, params=options, help=settings.__doc__)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise FmnistError(f"-P: expected name=value, received {text!r}")
+    return name, value
 
 
 def _fail(message: str) -> NoReturn:

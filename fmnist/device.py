@@ -97,7 +97,8 @@ def set_batch_parts(parts: int, device: Device, backend: str) -> None:
 
 def _select_tensorflow(requested: str, stock: bool) -> tuple[str, bool] | None:
     """Fixes TensorFlow's device; gives the GPU's name and whether it has bfloat16, or None for the CPU."""
-    with _quiet_import():
+    with _lean_import():
+        import keras  # noqa: F401  # which imports TensorFlow
         import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -127,9 +128,15 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Drops what TensorFlow's libraries write to stderr while they load, which no setting of theirs stops."""
+def _lean_import() -> Iterator[None]:
+    """Lets TensorFlow and Keras load without what they take along if it is there, and without a word.
+
+    scikit-learn (for wrappers that nobody here uses) and JAX (for a converter) take a third of their time. What
+    TensorFlow's libraries write to stderr while they load, no setting of theirs stops.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later: errors only
+    hidden = {name for name in ("sklearn", "jax") if name not in sys.modules}
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
@@ -139,3 +146,5 @@ def _quiet_import() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        for name in hidden:
+            del sys.modules[name]

@@ -140,41 +140,24 @@ def test_auto_takes_bfloat16_where_device_and_model_gain_by_it(model, has_bfloat
 def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trainer, cache):
     """With patience, whose best weights and whose end must carry over too; from the disk and back."""
     settings = {"model": "mlp_dropout", "augment": "shift", "batch_size": 16, "patience": 4, "trainer": trainer}
-    plan = training.plan(Train(**settings, epochs=30, learning_rate=0.01))
+    plan = training.plan(settings_of(**settings, epochs=30, learning_rate=0.01))
+    identity = training.identity(plan, handful, "cpu")
     states: list[checkpoint.Checkpoint] = []
     told: list[int] = []
     whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
-    checkpoint.save("run-of-test", "digest", states[2])
-    name, start = checkpoint.find("run-of-test", "digest")
-    assert name == "run-of-test"
+    with checkpoint.Keeper("run-of-test", identity) as keeper:
+        keeper.save(states[2])
+        with pytest.raises(FmnistError, match="is still at work"):
+            checkpoint.find("run-of-test", identity)
+        assert checkpoint.find("auto", identity) is None
+    found = checkpoint.find("run-of-test", identity)
+    start = found.checkpoint
     again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
+    checkpoint.discard(found)
     assert told == [epoch.number for epoch in whole.history]
     assert again.kept.number == whole.kept.number
     for left, right in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-
-
-def test_the_last_two_checkpoints_are_kept_and_a_torn_one_is_passed_over(cache):
-    for count in (1, 2, 3):
-        state = checkpoint.Checkpoint([np.full(3, count)], [], count, [{}] * count)
-        checkpoint.save("torn", "digest of torn", state)
-    newest, older = sorted((cache / "checkpoints" / "torn").glob("*.npz"), reverse=True)
-    newest.write_bytes(newest.read_bytes()[:100])
-    _, found = checkpoint.find("auto", "digest of torn")
-    assert found.state[0].tolist() == [2, 2, 2]
-    older.unlink()
-    assert checkpoint.find("auto", "digest of torn") is None
-
-
-def test_a_checkpoint_of_something_else_or_of_nobody_is_refused():
-    checkpoint.save("mine", "digest of mine", checkpoint.Checkpoint([np.zeros(1)], [], 1, [{}]))
-    with pytest.raises(FmnistError, match="are of another training"):
-        checkpoint.find("mine", "digest of another")
-    with pytest.raises(FmnistError, match="has no checkpoint"):
-        checkpoint.find("nobody", "digest of mine")
-    assert checkpoint.find("auto", "digest of another") is None
-    checkpoint.discard("mine")
-    assert checkpoint.find("auto", "digest of mine") is None
 
 
 def test_bfloat16_computes_the_layers_and_leaves_probabilities_in_float32(handful):
