@@ -128,11 +128,12 @@ def test_conda_and_pyproject_bound_the_same_versions():
         for entry in yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
         if isinstance(entry, dict)
     ]
-    tensorflow = project["optional-dependencies"]["gpu"][0]
+    tensorflow, *others = project["optional-dependencies"]["gpu"]
     assert pip == [
         *project["dependencies"],
         f"{tensorflow}; sys_platform == 'linux'",
         f"{tensorflow.replace('[and-cuda]', '')}; sys_platform != 'linux'",
+        *others,
     ]
 
 

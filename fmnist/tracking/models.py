@@ -1,5 +1,6 @@
 """Logged models and the registry."""
 
+import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,10 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
     """Registers the model of a result, unless under `none`, if it isn't yet; gives `name/version`."""
     if registered_model == "none":
         return None
-    client = mlflow.MlflowClient()
-    model_id = result["model_uri"].removeprefix("models:/")
-    run_id = client.get_logged_model(model_id).source_run_id
-    for there in client.search_model_versions(f"run_id = '{run_id}'"):
-        if (there.name, there.model_id) == (registered_model, model_id):  # a command that was broken off did it
-            return f"{there.name}/{there.version}"
+    logged = mlflow.MlflowClient().get_logged_model(result["model_uri"].removeprefix("models:/"))
+    for there in json.loads(logged.tags.get("mlflow.modelVersions", "[]")):
+        if there["name"] == registered_model:  # by a command that was broken off after it
+            return f"{there['name']}/{there['version']}"
     named = {
         "model": "model",
         "dataset": "dataset",
