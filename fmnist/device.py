@@ -86,6 +86,11 @@ def batch_parts(device: Device, backend: str, precision: str) -> int:
     return 2 if halves else 1
 
 
+def whole_batches_only(model: str) -> FmnistError:
+    """The error for a model whose layers use a batch as a whole, as its mean and variance."""
+    return FmnistError(f"batch_parts: {model} has a layer that looks across the batch; type -P batch_parts=1")
+
+
 def set_batch_parts(parts: int, device: Device, backend: str) -> None:
     """Gives each part of a batch its share of the CPU's threads; to be called before the first array."""
     if parts > 1 and backend == "tensorflow":
