@@ -302,8 +302,8 @@ def test_six_processes_that_open_a_fresh_store_at_once_all_succeed_even_if_a_sev
     opens = "from fmnist.tracking import runs; runs.open_store()"
     dies = (
         "import mlflow, os, signal; from fmnist.tracking import runs\n"
-        "def torn(uri):\n"
-        "    open(uri.removeprefix('sqlite:///'), 'wb').write(b'SQLite format 3')\n"
+        "def torn(*uri):\n"
+        "    open(f'{uri[0]}'.removeprefix('sqlite:///'), 'wb').write(b'SQLite format 3') if uri else None\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "mlflow.MlflowClient = torn\n"
         "runs.open_store()"
