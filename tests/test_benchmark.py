@@ -256,13 +256,18 @@ def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_the_others_
     """As the system kills what takes all memory."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'fmnist.measure' in sys.orig_argv and '\"backend\": \"jax\"' in sys.orig_argv[-1]:\n"
+        "if 'entry_points.workers.cell' in sys.orig_argv and '\"backend\": \"jax\"' in sys.orig_argv[-1]:\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
     settings = Benchmark(
-        dataset="synthetic", level="op", devices="cpu", backends="jax,tensorflow", precisions="bfloat16", rounds=2
+        dataset="synthetic",
+        level=("op",),
+        devices=("cpu",),
+        backends=("jax", "tensorflow"),
+        precisions=("bfloat16",),
+        rounds=2,
     )
     told = []
     rows = grids.run(grids.grid(settings, splits), lambda cell, measurements: told.append(cell.backend))
@@ -280,9 +285,9 @@ def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_the_others_
         ({"models": "lenet,lenet"}, "models: expected one or more values joined by commas, each once"),
         ({"devices": "tpu"}, "unknown device 'tpu'."),
         ({"epochs": "0"}, "epochs: expected at least 1"),
-        ({"batch_sizes": "0"}, "batch_sizes: expected numbers above 0"),
+        ({"batch_sizes": "0"}, "batch_sizes: expected a number above 0"),
         ({"batch_sizes": "many"}, "batch_sizes: expected a whole number"),
-        ({"widths": "-1"}, "widths: expected numbers above 0"),
+        ({"widths": "-1"}, "widths: expected a number above 0"),
         ({"level": "kernel"}, "unknown level 'kernel'."),
         ({"batch_sizes": "12001"}, "batch_sizes: expected at most the 12000 images"),
         ({"images": "12001"}, "images: expected at most the 12000 training images"),
@@ -319,7 +324,9 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(store):
 
 def test_the_grid_is_the_product_and_each_cell_once():
     splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
-    settings = Benchmark(models="mlp,lenet", batch_sizes="auto,128", dataset="synthetic", devices="cpu")
+    settings = parse(
+        Benchmark, {"models": "mlp,lenet", "batch_sizes": "auto,128", "dataset": "synthetic", "devices": "cpu"}
+    )
     cells = grids.grid(settings, splits).cells
     sizes = [(cell.model, cell.trainer, cell.batch_size) for cell in cells]
     assert len(sizes) == len(set(sizes)) == 1 + 2 * 2 + 2  # lenet's own batch is 128
