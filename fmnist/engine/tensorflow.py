@@ -16,8 +16,8 @@ class TensorFlowEngine(CompiledEngine):
         self._images, self._labels = tf.constant(images), tf.constant(labels)
         # XLA joins the many small kernels of a step where each costs a launch; on a CPU it is slower. It
         # has no kernel for the image transformations of Keras's augmentation layers.
-        on_gpu = bool(tf.config.get_visible_devices("GPU"))
-        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=on_gpu and not self.augment)
+        self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.augment
+        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=self.xla)
         self._forward = tf.function(self._predict, autograph=False)
         # Keras sums gradients over replicas, of which there is one, by an operation that TensorFlow keeps, with
         # its graph and all that the graph holds, for as long as the process lives: 16 MB a training.
