@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from fmnist import data, machine, models
+from fmnist import cache, data, machine, models, processes
 from fmnist.benchmark import cell as measuring
 from fmnist.benchmark import grid as grids
 from fmnist.benchmark import ratios, verdict
@@ -26,11 +26,14 @@ HAS_GPU = any(Path(file).exists() for file in machine.DRIVER_FILES)
 SMALL = {
     "models": "mlp",
     "dataset": "synthetic",
-    "images": "2000",
+    "images": "500",
     "devices": "cpu,gpu",
+    "batch_parts": "2",
     "epochs": "2",
+    "warmup": "1",
     "rounds": "1",
 }
+HOUR = 3600
 
 
 # One `mlflow run . -e benchmark`, after one that was broken off, read back from many sides:
@@ -38,7 +41,15 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def store(new_store):
-    return new_store()
+    """A store whose commands measure cells in processes whose clock somebody has set."""
+    store = new_store()
+    (store.folder / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if 'entry_points.workers.cell' in sys.orig_argv:\n"
+        f"    real = time.time\n    time.time = lambda: real() + {HOUR}\n"
+    )
+    store.environment["PYTHONPATH"] += f"{os.pathsep}{store.folder}"
+    return store
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +124,34 @@ def test_every_epoch_is_logged_and_the_median_is_theirs(store, cells):
     assert len(history) == int(SMALL["epochs"])
     median = np.median([metric.value for metric in history])
     assert run.data.metrics["epoch_seconds_median"] == pytest.approx(median)
-    assert run.data.metrics["images_per_second"] == pytest.approx(2000 / median)
+    assert run.data.metrics["images_per_second"] == pytest.approx(500 / median)
+
+
+def test_start_up_is_timed_by_a_clock_that_nobody_sets(cells):
+    assert 0 < cells["mlp", "cpu", "compiled"].data.metrics["import_seconds"] < HOUR
+
+
+def test_a_cell_says_what_it_was_computed_under_and_the_verdict_what_differs(cells, report):
+    under = {
+        trainer: [cells["mlp", "cpu", trainer].data.tags[name] for name in grids.CONDITIONS]
+        for trainer in ("compiled", "fit")
+    }
+    pool = str(max(machine.num_threads() // 2, 1))
+    assert under == {
+        "compiled": ["2", pool, "2", "True", "False", "False"],
+        "fit": [
+            "1",
+            "auto",
+            "auto",
+            "False",
+            str(HAS_GPU),
+            "False",
+        ],  # where a GPU is, Keras takes XLA for CPUs too
+    }
+    text = (report / "verdict.md").read_text()
+    assert "batch_parts: 2 / 1; " in text
+    assert "deterministic: True / False" in text
+    assert "TF32 is off everywhere" in text
 
 
 def test_what_is_not_known_is_unknown_and_never_nought(cells, report):
@@ -131,7 +169,7 @@ def test_the_parent_has_table_plots_and_verdict(store, result, report):
     assert expected <= store.artifacts(result["run_id"])
     (ratio,) = result["times_as_fast"]
     text = (report / "verdict.md").read_text()
-    assert f"**{ratio['ratio']:.2f}x**" in text
+    assert f"**{ratio['median']:.2f}x** ({ratio['min']:.2f}-{ratio['max']:.2f}, 1)" in text
     assert machine.cpu_name() in text
     assert store.client.get_run(result["run_id"]).data.tags["mlflow.note.content"] == text
 
@@ -143,7 +181,7 @@ def test_a_report_read_back_is_put_beside_with_what_differs(report):
         row["environment"]["machine"]["cpu"] = "Another CPU"
     compiled = next(row for row in rows if row["trainer"] == "compiled" and row["device"] == "cpu")
     other = next(row for row in elsewhere if row["trainer"] == "compiled" and row["device"] == "cpu")
-    assert ratios.ratio(compiled, other, "elsewhere").median == 1
+    assert ratios.ratio(compiled, other, "elsewhere").times_as_fast.median == 1
     assert ratios.differences(compiled, other) == [f"cpu: {machine.cpu_name()} / Another CPU"]
     assert ratios.differences(compiled, compiled) == []
 
@@ -161,23 +199,30 @@ def made_row(**changes: object) -> grids.Row:
         "trainer": "compiled",
         "precision": "float32",
         "batch_size": 128,
+        "batch_parts": "auto",
     } | {name: value for name, value in changes.items() if name in grids.CELL}))  # fmt: skip
     factor = changes.get("factor", 1.0)
+    conditions = {"batch_parts": 1, "intra_op_threads": "auto", "inter_op_threads": "auto"}
     measurements = [
         {
-            "epoch_seconds": [factor * (first + each) for each in (1, 2, 3)],
+            "epoch_seconds": epoch_seconds,
+            "warmup_seconds": [3.0],
+            "warmup_agreed": measuring._agree([3.0]),
             "import_seconds": 2.0,
             "build_seconds": 1.0,
             "compile_seconds": 3.0,
             "training_flops_per_image": 10,
+            "conditions": conditions | {"deterministic": None, "xla": True, "tf32": changes.get("tf32", False)},
         }
-        for first in (0, 1)
+        for epoch_seconds in changes.get(
+            "rounds", [[factor * (first + each) for each in (1, 2, 3)] for first in (0, 1)]
+        )
     ]
     return grids.sum_up(cell, measurements, made_grid())
 
 
 def made_grid() -> grids.Grid:
-    method = measuring.Method(("epoch",), 3, None, 1000, "synthetic", "", 0)
+    method = measuring.Method(("epoch",), 3, 1, 1000, "synthetic", "", 0)
     environment = {"machine": machine.facts(), "versions": {"python": "3"}, "commit": "0" * 40, "dataset": "d"}
     return grids.Grid((), method, 2, environment)
 
@@ -189,11 +234,85 @@ def test_a_row_sums_up_all_epochs_of_all_rounds():
     assert row["training_flops_per_second"] == 10 * 1000 / 2.5
 
 
+def test_a_rate_and_its_time_are_of_the_same_statistic():
+    cell = measuring.Cell(measuring.OP, 1.0, "cpu", "jax", "none", "float32", 0, "auto")
+    measured = {"matmul_flops": 6, "matmul_seconds": [1.0, 2.0, 9.0], "conditions": {}}
+    row = grids.sum_up(cell, [measured], made_grid())
+    assert (row["matmul_seconds_median"], row["matmul_flops_per_second"]) == (2, 3)
+
+
 def test_a_ratio_says_its_range_over_rounds_and_what_differs():
-    slow, fast = made_row(trainer="fit", factor=3.0), made_row(precision="bfloat16")
+    slow, fast = made_row(trainer="fit", factor=3.0, tf32=True), made_row(precision="bfloat16")
     (found,) = [each for each in ratios.ratios([slow, fast]) if each.label == "stock fit"]
-    assert (found.median, found.low, found.high) == (3, 3, 3)
-    assert found.differences == ["precision: bfloat16 / float32"]
+    times = found.times_as_fast
+    assert (times.median, times.min, times.max, times.n) == (3, 3, 3, 2)
+    assert found.differences == ["precision: bfloat16 / float32", "tf32: False / True"]
+
+
+def test_a_headline_ratio_lies_inside_its_range():
+    fast = made_row(rounds=[[1.0, 1.0, 1.0], [1.0, 9.0, 9.0]])
+    slow = made_row(rounds=[[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]], trainer="fit")
+    (found,) = ratios.ratios([fast, slow])  # the medians of all epochs are 1 and 5
+    assert (found.times_as_fast.median, found.times_as_fast.max) == (1, 1)
+    text = verdict.markdown([fast, slow], [], made_grid())
+    assert "| **1.00x** (1.00-1.00, 2) |" in text
+    assert "Of two rounds (n = 2) the median is the mean" in text
+
+
+def test_parts_of_a_batch_stand_beside_whole_batches():
+    whole, halves = made_row(batch_parts="1", factor=3.0), made_row(batch_parts="2", factor=2.0)
+    (found,) = ratios.ratios([whole, halves])
+    assert (found.label, found.row, found.times_as_fast.median) == ("whole batches", halves, 1.5)
+    assert [verdict.name_of(row).split(", ")[-1] for row in (whole, halves, made_row())] == [
+        "batch_parts 1",
+        "batch_parts 2",
+        "float32",
+    ]
+
+
+def test_one_epoch_of_warm_up_says_nothing_of_agreement():
+    row = made_row()
+    assert row["warmup_agreed"] is None
+    assert "still differed" not in verdict.markdown([row], [], made_grid())
+    assert "still differed" in verdict.markdown([row | {"warmup_agreed": False}], [], made_grid())
+
+
+def test_rows_of_the_other_run_that_nothing_is_compared_with_are_named():
+    text = verdict.markdown([made_row()], [made_row(), made_row(batch_size=64)], made_grid())
+    assert text.count("the other run: cnn64") == 1
+    assert (
+        "left out of the other run, with no times of the same training: cnn64 on cpu, jax, compiled, batch 64"
+        in text
+    )
+
+
+def without(row, *names):
+    return {name: value for name, value in row.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([without(made_row(), "epoch_seconds_by_round")], "KeyError('epoch_seconds_by_round')"),
+        ([made_row(), without(made_row(), "device.xla")], "KeyError('device.xla')"),
+        ([made_row() | {"environment": {}}], "KeyError('machine')"),
+        ([made_row(rounds=[])], "against: expected epoch times in"),
+        ([], "against: expected epoch times in"),
+        (None, "TypeError("),
+    ],
+)
+def test_an_incomplete_file_of_another_run_is_refused_when_it_is_read(tmp_path, rows, message):
+    (tmp_path / "benchmark.json").write_text(json.dumps({"rows": rows}))
+    with pytest.raises(FmnistError, match=re.escape(message)) as caught:
+        verdict.read(str(tmp_path / "benchmark.json"))
+    assert str(caught.value).startswith("against: expected")
+
+
+@pytest.mark.parametrize("name", ["machine", "versions", "commit", "dataset"])
+def test_kept_figures_are_of_one_machine_one_set_of_versions_and_one_content_of_code(name):
+    grid = made_grid()
+    changed = dataclasses.replace(grid, environment=grid.environment | {name: "another"})
+    assert changed.digest() != grid.digest() == made_grid().digest()
 
 
 def test_the_crossover_map_holds_cpu_over_gpu_time_with_and_without_start_up():
@@ -252,28 +371,89 @@ def test_a_width_multiplies_every_list_of_widths_and_nothing_else():
     assert models.MODELS["lenet"].scaled(2)["kernel"] == 5
 
 
-def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_the_others_go_on(tmp_path, monkeypatch):
-    """As the system kills what takes all memory."""
+def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_keeps_the_rounds_before(
+    tmp_path, monkeypatch
+):
+    """As the system kills what takes all memory: here JAX at once, TensorFlow after a round that was kept."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if 'entry_points.workers.cell' in sys.orig_argv and '\"backend\": \"jax\"' in sys.orig_argv[-1]:\n"
-        "    os.kill(os.getpid(), 9)\n"
+        "import os, sys\nif 'entry_points.workers.cell' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
-    settings = Benchmark(
-        dataset="synthetic",
-        level=("op",),
-        devices=("cpu",),
-        backends=("jax", "tensorflow"),
-        precisions=("bfloat16",),
-        rounds=2,
-    )
+    texts = {"dataset": "synthetic", "level": "op", "devices": "cpu", "backends": "jax,tensorflow", "rounds": "2"}
+    grid = grids.grid(parse(Benchmark, texts), splits)
+    _, tensorflow = grid.cells
+    measured = {
+        "matmul_seconds": [1.0],
+        "matmul_flops": 1e9,
+        "convolution_seconds": [1.0],
+        "convolution_flops": 1e9,
+    }
+    cache.write(grids._kept_file(grid, 0, tensorflow), json.dumps(measured | {"conditions": {}}))
     told = []
-    rows = grids.run(grids.grid(settings, splits), lambda cell, measurements: told.append(cell.backend))
-    assert [(row["backend"], row["status"]) for row in rows] == [("jax", "failed"), ("tensorflow", "measured")]
+    rows = grids.run(grid, lambda cell, measurements: told.append(cell.backend))
+    assert [(row["backend"], row["status"], row["rounds"]) for row in rows] == [
+        ("jax", "failed", 0),
+        ("tensorflow", "failed", 1),
+    ]
     assert rows[0]["reason"].startswith("exit code -9 (often: out of memory)")
+    assert rows[1]["reason"] == f"{rows[0]['reason']} (in round 2)"
     assert told == ["jax", "tensorflow", "tensorflow"]  # what failed is not tried again
+    text = verdict.markdown(rows, [], grid)
+    assert "| cpu, tensorflow, float32 |" in text
+    assert f"- failed, {rows[1]['reason']}: op on cpu, tensorflow, float32" in text
+
+
+# What is logged, and how it ends where it can't be:
+
+
+@pytest.fixture
+def tracked(store, monkeypatch):
+    """MLflow in this process on the store."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
+    mlflow.set_tracking_uri(store.uri)
+    yield store
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
+def test_a_cells_run_and_its_parent_end_when_logging_is_broken_off(tracked, monkeypatch, error, status):
+    import mlflow
+
+    from fmnist.tracking import benchmark as log
+    from fmnist.tracking import runs
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(mlflow, "log_dict", broken)
+    grid = made_grid()
+    cell = measuring.Cell("mlp", 1.0, "cpu", "jax", "fit", "float32", 32, "auto")
+    measured = {"epoch_seconds": [1.0], "conditions": {}}
+    with pytest.raises(error), runs.run(Benchmark()) as run_id:
+        log.log_cell(cell, [measured], grid, None)
+    assert mlflow.active_run() is None
+    nested = tracked.client.search_runs([tracked.experiment], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert [run.info.status for run in (tracked.client.get_run(run_id), *nested)] == [status] * 2
+
+
+def test_what_was_measured_is_kept_until_it_is_logged(tracked, monkeypatch):
+    from entry_points.benchmark import run_benchmark
+    from fmnist.tracking import benchmark as log
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a cell on a GPU is skipped, which is soon measured
+    settings = parse(Benchmark, {"dataset": "synthetic", "level": "op", "devices": "gpu", "rounds": "1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "log_benchmark", lambda *_: (_ for _ in ()).throw(OSError("the store is away")))
+        with pytest.raises(OSError, match="the store is away"):
+            run_benchmark(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "start", lambda *_, **__: pytest.fail("measured again"))
+        assert run_benchmark(settings)["skipped"] == 1
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            run_benchmark(settings)  # all is logged, and so nothing is kept
 
 
 @pytest.mark.parametrize(
@@ -324,10 +504,9 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(store):
 
 def test_the_grid_is_the_product_and_each_cell_once():
     splits = data.load("synthetic", data_dir="", validation=Validation(1), seed=0)
-    settings = parse(
-        Benchmark, {"models": "mlp,lenet", "batch_sizes": "auto,128", "dataset": "synthetic", "devices": "cpu"}
-    )
-    cells = grids.grid(settings, splits).cells
-    sizes = [(cell.model, cell.trainer, cell.batch_size) for cell in cells]
-    assert len(sizes) == len(set(sizes)) == 1 + 2 * 2 + 2  # lenet's own batch is 128
+    texts = {"models": "mlp,lenet", "batch_sizes": "auto,128", "batch_parts": "auto,2", "devices": "cpu"}
+    cells = grids.grid(parse(Benchmark, texts | {"dataset": "synthetic", "images": "2000"}), splits).cells
+    asked = [(cell.model, cell.trainer, cell.batch_size, cell.batch_parts) for cell in cells]
+    assert len(asked) == len(set(asked)) == 1 + 2 * (2 + 1) + (2 + 1)  # lenet's own batch is 128; fit has no parts
+    assert {parts for _, trainer, _, parts in asked if trainer != "compiled"} == {"auto"}
     assert dataclasses.asdict(cells[0])["model"] == measuring.OP
