@@ -17,8 +17,8 @@ class TensorFlowEngine(CompiledEngine):
         self._images, self._labels = tf.constant(images), tf.constant(labels)
         # XLA joins the many small kernels of a step where each costs a launch; on a CPU it is slower. It
         # has no kernel for the image transformations of Keras's augmentation layers.
-        on_gpu = bool(tf.config.get_visible_devices("GPU"))
-        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=on_gpu and not self.augment)
+        self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.augment
+        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=self.xla)
         self._forward = tf.function(self._predict, autograph=False)
         if self.batch_parts > 1 and self._looks_across_batch():
             raise whole_batches_only(self.model.name)
