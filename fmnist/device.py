@@ -117,8 +117,8 @@ def batch_parts(device: Device, backend: str, precision: str) -> int:
 
     On two threads of a CPU, halves are faster than both threads on every operation, in float32; on one there
     is nothing side by side; more have not been measured. Shown by
-    `-e benchmark -P models=mlp,lenet,cnn64 -P trainers=compiled -P batch_parts=1,2`, and for one thread by the same
-    after `taskset -c 0`.
+    `-e benchmark -P models=mlp,lenet,cnn64 -P trainers=compiled -P batch_parts=1,2`, with `taskset -c 0` before it
+    for one thread.
     """
     halves = (device.kind, device.num_threads, backend, precision) == ("cpu", 2, "tensorflow", "float32")
     return 2 if halves else 1

@@ -15,15 +15,7 @@ from fmnist.registry import MODELS
 from fmnist.settings import AUTO
 
 HEADS = (
-    *(
-        "cell",
-        "s an epoch",
-        "images/s",
-        "start-up s",
-        "input wait s",
-        "share of matrix product",
-        "latency ms, batch 1",
-    ),
+    *("cell", "s an epoch", "images/s", "start-up s", "input wait s", "share of matmul", "latency ms, batch 1"),
     *("inference images/s", "host MiB", "power W"),
 )
 # The classic claim: minutes to train cnn64 on a CPU and on a GPU. Source: one of the notebooks that this
@@ -74,7 +66,7 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
         "",
         f"Seconds are medians (min-max, n) over {grid.rounds} rounds of {method.epochs} epochs after a warm-up "
         f"{'until two epochs agree to 5 %' if method.warmup is None else f'of {method.warmup}'}; validation and "
-        "start-up are outside. Share of matrix product: operations a second against those of one on the same "
+        "start-up are outside. Share of matmul: operations a second against those of a matrix product on the same "
         "device in the same precision, medians both."
         + ("" if any(each["device.tf32"] for each in rows) else " TF32 is off everywhere, in stock fit too."),
         "",
