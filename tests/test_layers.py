@@ -28,14 +28,21 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tuning.studies", "tuning.workers", "tuning.figures"},
     {"tuning.trials"},
     {"tuning"},
+    {"serving.loader", "serving.conversion"},
+    {"serving.flavor"},
+    {"serving"},
     {"tracking"},
     {"tracking.benchmarks", "tracking.searches"},
     {"cli"},
 ]
 HOMES = {
-    "mlflow": {"tracking", "tracking.benchmarks", "tracking.searches"},
+    "mlflow": {
+        *("tracking", "tracking.benchmarks", "tracking.searches"),
+        *("serving", "serving.flavor", "serving.loader"),
+    },
+    "ai_edge_litert": {"serving.loader"},
     "click": {"cli"},
-    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
+    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
     "jax": {"engine", "engine.jax", "device"},
     "optuna": {"tuning", "tuning.studies", "tuning.trials", "tuning.figures"},
     "ray": {"tuning.workers"},
