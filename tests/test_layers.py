@@ -38,6 +38,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tuning.trials"},
     {"tuning.leader", "tuning.candidates"},
     {"tuning.verdict"},
+    {"serving.loader", "serving.conversion"},
+    {"serving.flavor"},
+    {"serving"},
     {"tracking"},
     {"tracking.runs", "tracking.models"},
     {"tracking.training", "tracking.benchmark"},
@@ -45,9 +48,19 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"cli"},
 ]
 HOMES = {
-    "mlflow": {"tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"},
+    "ai_edge_litert": {"serving.loader"},
+    "mlflow": {
+        "serving",
+        "serving.flavor",
+        "serving.loader",
+        "tracking.runs",
+        "tracking.models",
+        "tracking.training",
+        "tracking.benchmark",
+        "tracking.search",
+    },
     "click": {"cli"},
-    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
+    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
     "jax": {"engine", "engine.jax", "device"},
     "keras": {
         "engine",

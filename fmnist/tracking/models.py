@@ -1,47 +1,27 @@
 """Logged models and the registry."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import numpy as np
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 
+from fmnist import serving
 from fmnist.data import Splits
 
 if TYPE_CHECKING:
     from fmnist.training import Fitted, Plan
 
-# What a served model needs; the rest of the environment stays out of it.
-_REQUIREMENTS = ("mlflow", "keras", "numpy")
-_BACKEND_REQUIREMENTS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax", "jaxlib")}
-
 
 def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
-    """Logs the Keras model; gives its URI.
-
-    It takes raw pixels, float32 `(batch, 28, 28)`, 0-255, and gives float32 `(batch, 10)`.
-    """
-    float32 = np.dtype(np.float32)
-    side = splits.test.images.shape[1]
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, side, side))]),
-        outputs=Schema([TensorSpec(float32, (-1, len(splits.class_names)))]),
-    )
-    logged = mlflow.keras.log_model(
+    """Logs the model; gives its URI. `fmnist.serving` says what it takes and gives."""
+    logged = serving.log_model(
         trained.model,
         name="model",
-        signature=signature,
-        pip_requirements=[
-            f"{name}=={version(name)}"
-            for name in (*_REQUIREMENTS, *_BACKEND_REQUIREMENTS[plan.backend])
-            if _installed(name)
-        ],
-        metadata={"class_names": list(splits.class_names), "model": plan.model.name},
+        class_names=splits.class_names,
+        check_images=splits.train.images[: serving.flavor.NUM_CHECKED],
+        metadata={"model": plan.model.name},
     )
-    return str(logged.model_uri)
+    return logged.model_uri
 
 
 def register(result: dict[str, Any], registered_model: str, **more_tags: Any) -> str | None:
@@ -62,6 +42,7 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
     }
     values = {tag: result[name] for tag, name in named.items()} | more_tags
     tags = {tag: f"{value:.4f}" if isinstance(value, float) else str(value) for tag, value in values.items()}
+    tags |= {tag: value for tag, value in logged.tags.items() if tag.split(".")[0] == "serving"}
     registered = mlflow.register_model(result["model_uri"], registered_model, tags=tags)
     return f"{registered.name}/{registered.version}"
 
@@ -69,10 +50,3 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
 def load_model(model_uri: str) -> Any:
     """The Keras model of a run."""
     return mlflow.keras.load_model(model_uri)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
