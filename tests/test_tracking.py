@@ -130,7 +130,7 @@ def test_system_metrics_are_logged(run):
     assert "system/cpu_utilization_percentage" in run.data.metrics
 
 
-def test_the_model_is_registered_with_tags_and_both_flavours(store, result):
+def test_the_model_is_registered_with_tags_and_both_flavours(store, run, result):
     import mlflow
 
     assert result["registered"] == "fashion-mnist/1"
@@ -139,9 +139,10 @@ def test_the_model_is_registered_with_tags_and_both_flavours(store, result):
     assert version.tags["test.accuracy"] == f"{result['test_accuracy']:.4f}"
     with tracked_in(store):
         model = mlflow.models.get_model_info(version.source)
+    assert model.signature.outputs.input_names() == ["label", "class_name", "probabilities"]
     assert len(model.metadata["class_names"]) == 10
     assert {"keras", "python_function"} <= set(model.flavors)
-    assert version.tags["serving"] == "litert"
+    assert version.tags["serving"] == run.data.tags["serving"] == "litert"
 
 
 def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
@@ -167,8 +168,8 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
         loaded = mlflow.keras.load_model("models:/fashion-mnist/1")(images).numpy()
         served = mlflow.pyfunc.load_model("models:/fashion-mnist/1").predict(images)
     np.testing.assert_allclose(loaded, trained.test_probabilities[:200], atol=1e-6)
-    probabilities = [answer["probabilities"] for answer in served]
-    np.testing.assert_allclose(probabilities, trained.test_probabilities[:200], atol=1e-5)
+    served = [answer["probabilities"] for answer in served]
+    np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-5)
 
 
 def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_store):
