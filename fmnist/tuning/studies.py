@@ -297,7 +297,7 @@ def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a trial's error is told with the trial
     if storage == AUTO:
         return JournalStorage(JournalFileBackend(str(_journal(name))))
-    with _experimental():
+    with lock("", storage), _experimental():  # two that make the tables of a new database at once break it
         return _Database(
             _plain(storage).replace("postgresql://", "postgresql+psycopg://"),
             engine_kwargs={"pool_pre_ping": True},

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import optuna
 import pytest
@@ -173,6 +173,21 @@ def test_a_trial_of_another_machine_whose_heart_stops_is_tried_once_more(postgre
     lost, again = studies.trials(study)
     assert (lost.state, again.state, again.params) == (TrialState.FAIL, TrialState.WAITING, lost.params)
     assert studies.remaining(study, 1) == 1
+
+
+def test_many_processes_may_be_the_first_in_a_new_database(postgres):
+    import psycopg
+
+    with psycopg.connect(postgres.storage, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE fresh")
+    storage = postgres.storage.removesuffix("postgres") + "fresh"
+    code = "sys.stdin.read()\nstudies.find(name, storage)\n"
+    ready = "print('ready', flush=True)\n"
+    with ExitStack() as stack:
+        processes = [stack.enter_context(another(ready + code, "same", storage)) for _ in range(4)]
+        for process in processes:
+            process.stdin.close()
+        assert [process.wait(timeout=60) for process in processes] == [0] * 4
 
 
 # Who leads:
