@@ -75,6 +75,16 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     print(json.dumps(result), flush=True)
+    if sys.stderr.isatty():
+        _say_what_next(result)
+
+
+def _say_what_next(result: dict[str, Any]) -> None:
+    run = os.environ.get("FMNIST_RUN", "")
+    print(f"Next: {run}mlflow ui, and run {result.get('run_id')} in it", file=sys.stderr)
+    if result.get("registered"):
+        serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
+        print(f"The model is {result['registered']}; to serve it: {run}{serve}", file=sys.stderr)
 
 
 def _command(settings: type[Any]) -> click.Command:

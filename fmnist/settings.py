@@ -184,6 +184,9 @@ class Benchmark:
     trainers: tuple[str, ...] = option(TRAINERS, "what trains", choices=TRAINERS)
     backends: tuple[str, ...] = option(("tensorflow",), "what Keras computes with", choices=BACKENDS)
     precisions: tuple[str, ...] = option(("float32",), "what layers compute in", choices=PRECISIONS)
+    batch_parts: tuple[int | None, ...] = option(
+        (None,), "parts of a batch that are worked on side by side, each on a thread; auto: by device", minimum=1
+    )
     widths: tuple[float, ...] = option(
         (1.0,), "factors by which the models' widths are multiplied, for the crossover map", above=0
     )

@@ -1,6 +1,7 @@
 """What tests share: a cache of their own, a fresh MLflow store, and the real `mlflow run`."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -100,6 +101,11 @@ def cpu() -> None:
     device.select("cpu", "tensorflow")
 
 
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 class Postgres:
     """A PostgreSQL server on loopback."""
 
@@ -110,9 +116,8 @@ class Postgres:
             for each in (folder, *folder.parents[:2]):
                 each.chmod(0o755)
             shutil.chown(folder, "nobody")
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        # not one that the system may give to a client while the server is stopped
+        self._port = next(port for port in random.sample(range(20_000, 30_000), 100) if _is_free(port))
         self.storage = f"postgresql://fmnist@127.0.0.1:{self._port}/postgres"
         made = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "fmnist", "-A", "trust", "--no-sync"]
         subprocess.run([*self._as_user, *made], check=True, capture_output=True, cwd=folder)

@@ -40,6 +40,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tuning.candidates"},
     {"tuning.verdict"},
     {"tuning.leader"},
+    {"serving.loader", "serving.conversion"},
+    {"serving.flavor"},
+    {"serving"},
     {"tracking"},
     {"tracking.runs", "tracking.models"},
     {"tracking.training", "tracking.benchmark"},
@@ -47,9 +50,19 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"cli"},
 ]
 HOMES = {
-    "mlflow": {"tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"},
+    "ai_edge_litert": {"serving.loader"},
+    "mlflow": {
+        "serving",
+        "serving.flavor",
+        "serving.loader",
+        "tracking.runs",
+        "tracking.models",
+        "tracking.training",
+        "tracking.benchmark",
+        "tracking.search",
+    },
     "click": {"cli"},
-    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
+    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
     "jax": {"engine", "engine.jax", "device"},
     "keras": {
         "engine",
@@ -60,6 +73,9 @@ HOMES = {
         "models",
         "benchmark.cell",
         "tuning.trials",
+        "serving.flavor",
+        "serving.conversion",
+        "serving.loader",
     },
     "optuna": {
         f"tuning.{name}"
@@ -133,11 +149,12 @@ def test_conda_and_pyproject_bound_the_same_versions():
         for entry in yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
         if isinstance(entry, dict)
     ]
-    tensorflow = project["optional-dependencies"]["gpu"][0]
+    tensorflow, *others = project["optional-dependencies"]["gpu"]
     assert pip == [
         *project["dependencies"],
         f"{tensorflow}; sys_platform == 'linux'",
         f"{tensorflow.replace('[and-cuda]', '')}; sys_platform != 'linux'",
+        *others,
     ]
 
 

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import replace
 from statistics import fmean, stdev
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fmnist.data import Split, Splits
 from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
+from fmnist.models import Model, Range, Recipe
 from fmnist.registry import MODELS
 from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation, parse
 
@@ -103,6 +105,47 @@ def test_half_batches_side_by_side_train_as_whole_ones(handful):
     assert halves == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.fixture
+def across(monkeypatch):
+    """A model that normalizes over the batch, and one that does so in a layer that nobody knows."""
+    import keras
+
+    class Centred(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
+
+    def known(*, momentum: Annotated[float, Range(0, 1)] = 0.5):
+        return [keras.layers.Flatten(), keras.layers.BatchNormalization(momentum=momentum)]
+
+    def unknown(*, width: Annotated[int, Range(1, 64)] = 8):
+        return [keras.layers.Flatten(), keras.layers.Dense(width), Centred()]
+
+    models = {
+        name: Model(name, each, Recipe("sgd", 0.01, 16, 1), {}) for name, each in (("a", known), ("b", unknown))
+    }
+    monkeypatch.setattr(MODELS, "_entries", MODELS._entries | models)
+
+
+def test_batch_normalization_has_the_statistics_of_the_whole_batch(across, handful):
+    device = Device("cpu", "two threads", 2, False, {})
+    assert training.settle(training.plan(Train(model="mlp", batch_parts=1)), device).batch_parts == 1
+    plan = training.settle(training.plan(Train(model="a", batch_size=70)), device)
+    assert plan.batch_parts == 1
+    *_, moving_mean, moving_variance = (
+        weight.numpy() for weight in training.fit(plan, handful, lambda _: None).model.layers[-3].weights
+    )
+    pixels = handful.train.images.reshape(70, -1) / 255
+    np.testing.assert_allclose(moving_mean, 0.5 * pixels.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(moving_variance, 0.5 + 0.5 * pixels.var(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["a", "b"])
+def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(across, handful, model):
+    plan = training.plan(Train(model=model, batch_parts=2))
+    with pytest.raises(FmnistError, match=r"looks across the batch; type -P batch_parts=1"):
+        training.fit(plan, handful, lambda _: None)
+
+
 def test_stock_fit_is_as_accurate_as_the_compiled_trainer_within_the_noise_of_seeds(official_files):
     splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
     fewer = Split(splits.train.images[:15_000], splits.train.labels[:15_000])
@@ -153,6 +196,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trai
     found = checkpoint.find("run-of-test", identity)
     start = found.checkpoint
     again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
+    assert [epoch.number for epoch in again.history if epoch.compiles] == [1, 4]  # neither is a steady epoch
     checkpoint.discard(found)
     assert told == [epoch.number for epoch in whole.history]
     assert again.kept.number == whole.kept.number

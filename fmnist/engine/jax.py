@@ -28,6 +28,8 @@ def _begin(state: State) -> Carry:
 class JaxEngine(CompiledEngine):
     """One call of a jitted function an epoch."""
 
+    xla = True
+
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._images, self._labels = jnp.asarray(images), jnp.asarray(labels)
         self._variables = (

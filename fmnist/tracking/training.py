@@ -185,7 +185,7 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
 
 def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device) -> dict[str, Any]:
     """Gives the result of a training, and writes it as the run's description too."""
-    steady = [epoch.seconds for epoch in trained.history[1:]]  # the first epoch compiles
+    steady = [epoch.seconds for epoch in trained.history if not epoch.compiles]
     timing = spread(steady) if steady else None
     result = {
         "model": plan.model.name,

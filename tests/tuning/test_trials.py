@@ -35,7 +35,7 @@ def quick_fit(monkeypatch):
         accuracy = width / 1000 + plan.recipe.learning_rate
         epochs = []
         for number in range(1, plan.recipe.epochs + 1):
-            epochs.append(training.Epoch(number, 1.0, accuracy, 1.0, accuracy * number, 1.0, 1.0))
+            epochs.append(training.Epoch(number, 1.0, accuracy, 1.0, accuracy * number, 1.0, 1.0, False))
             on_epoch(epochs[-1])
         model = SimpleNamespace(count_params=lambda: 794 * width)
         return training.Fitted(model, lambda images: images, tuple(epochs), epochs[-1])
