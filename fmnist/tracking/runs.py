@@ -85,19 +85,19 @@ def ended() -> Iterator[None]:
         mlflow.end_run(status)
 
 
-def end_launched_run(run_id: str) -> None:
-    """Ends the launcher's run as KILLED, now and once more after the launcher has had its say.
+def end_launched_run(run_id: str, status: str) -> None:
+    """Ends the launcher's run as KILLED or FINISHED, now and once more after the launcher has had its say.
 
     MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
-    and writes FAILED over KILLED as soon as the script has exited.
+    and writes FAILED over any status as soon as the script has exited with another code than 0.
     """
     open_store()
     client = mlflow.MlflowClient()
-    client.set_terminated(run_id, "KILLED")
+    client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS
-    while client.get_run(run_id).info.status == "KILLED" and time.monotonic() < give_up:
+    while client.get_run(run_id).info.status == status and time.monotonic() < give_up:
         time.sleep(0.2)
-    client.set_terminated(run_id, "KILLED")
+    client.set_terminated(run_id, status)
 
 
 def log_figure(figure: Figure, path: str) -> None:
