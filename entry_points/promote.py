@@ -24,14 +24,14 @@ def promote(settings: Promote) -> dict[str, Any]:
     candidate = versions.find(settings.candidate)
     before = log.holder(candidate.name, log.CHAMPION)
     if before == candidate.number:
-        with runs.run(settings) as run_id:
-            return {"run_id": run_id, **log.log_unchanged(candidate)}
+        with runs.run(settings):
+            return log.log_unchanged(candidate)
     incumbent = log.incumbent(candidate, settings.against)
     contenders = [candidate, incumbent] if incumbent else [candidate]
     splits = [versions.own_splits(each, settings.data_dir) for each in contenders]
     images = held_out(*splits)
     criteria = Criteria(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Criteria)})
-    with runs.run(settings) as run_id:
+    with runs.run(settings):
         served = [versions.load(each, len(splits[0].class_names)) for each in contenders]
         timed = latencies([each.answer for each in served], images.images[:1].astype(np.float32))
         measured = [
@@ -41,11 +41,12 @@ def promote(settings: Promote) -> dict[str, Any]:
             for name, each, latency in zip(contenders, served, timed, strict=True)
         ]
         decision = decide(measured[0], measured[1] if incumbent else None, criteria)
+        log.log_evidence(decision)
         overtaker = log.crown(candidate.name, candidate.number, before=before) if decision.promoted else None
         if overtaker:
             decision = overtaken(decision, overtaker)
         text = describe(images, splits[0])
-        result = {"run_id": run_id, **log.log_decision(candidate, decision, text)}
+        result = log.log_decision(candidate, decision, text)
     if not decision.promoted:
         raise Refused(decision.reason, result)
     return result

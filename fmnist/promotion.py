@@ -105,8 +105,8 @@ def held_out(candidate: Splits, incumbent: Splits | None = None) -> Split:
     new = np.array([image.tobytes() not in seen for image in validation.images])
     if new.sum() < MIN_IMAGES:
         raise FmnistError(
-            f"expected at least {MIN_IMAGES} images of the candidate's validation split that neither was trained on, "
-            f"there are {new.sum()}; train both with the same -P validation="
+            f"expected at least {MIN_IMAGES} images of the candidate's validation split that neither was trained "
+            f"on, there are {new.sum()}; train both with the same -P validation="
         )
     return Split(validation.images[new], validation.labels[new])
 
@@ -116,8 +116,8 @@ def describe(images: Split, candidate: Splits) -> str:
     manifest = candidate.manifest
     return (
         f"Decided on {len(images):,} images of the candidate's validation split of {manifest['dataset']} (digest "
-        f"{manifest['digest']}), that no version here was trained on. Hyperparameters and epochs may have been chosen by "
-        "them, so the accuracies flatter a little. The test split took no part."
+        f"{manifest['digest']}), that no version here was trained on. Hyperparameters and epochs may have been "
+        "chosen by them, so the accuracies flatter a little. The test split took no part."
     )
 
 
@@ -163,8 +163,8 @@ def compare(candidate: Contender, incumbent: Contender) -> Comparison:
 def decide(candidate: Contender, incumbent: Contender | None, criteria: Criteria) -> Decision:
     """Decides whether a candidate takes the incumbent's place, or a place that nobody has.
 
-    It does if it meets all criteria and is better (McNemar's p below 0.05, the bootstrap's interval above 0), or not
-    worse (the interval nowhere below minus the margin) and faster or smaller.
+    It does if it meets all criteria and is better (McNemar's p below 0.05, the bootstrap's interval above 0), or
+    not worse (the interval nowhere below minus the margin) and faster or smaller.
     """
     failed = tuple(
         f"{name} {value:{form}}, {bound} {limit:{form}} allowed"

@@ -1,7 +1,7 @@
 """The champion of a registered model: an alias that moves to one winner at a time, and the record of why.
 
-Processes of one host wait for each other at a lock. Between hosts that share a server, which knows no "change it if it
-is still", each puts a claim and looks, after a time longer than a request takes, whether it is still its own.
+Processes of one host wait for each other at a lock. Between hosts that share a server, which can't "change
+it if it is still", each puts a claim and looks, after longer than a request takes, whether it is still its own.
 """
 
 import time
@@ -74,31 +74,46 @@ def crown(name: str, number: str, *, before: str | None) -> str | None:
     return None
 
 
-def log_decision(candidate: Version, decision: Decision, images: str) -> dict[str, Any]:
-    """Logs a decision with its evidence to the active run and to the version; gives it as a result."""
-    run_id, result = mlflow.active_run().info.run_id, {"images": images, **record(decision)}
+def log_evidence(decision: Decision) -> None:
+    """Logs what was measured to the active run."""
+    found = record(decision)
     figures = {
         f"{role}/{key}": value
         for role in ("candidate", "incumbent", "comparison")
-        for key, value in (result.get(role) or {}).items()
+        for key, value in (found.get(role) or {}).items()
         if isinstance(value, int | float)
     }
     mlflow.log_metrics({name: float(value) for name, value in figures.items()})
+
+
+def log_decision(candidate: Version, decision: Decision, images: str) -> dict[str, Any]:
+    """Logs a decision to the active run and to the version; gives it as a result."""
+    run_id = mlflow.active_run().info.run_id
+    result: dict[str, Any] = {"images": images, **record(decision)}
     mlflow.log_dict(result, "decision.json")
     text = note(decision, images)
     mlflow.log_text(text, "decision.md")
     word = "promoted" if decision.promoted else "refused"
     mlflow.set_tags({"mlflow.note.content": text, "decision": word, "reason": decision.reason})
     mlflow.set_tags({"model_uri": candidate.uri, "model_version": str(candidate)})
-    _note(candidate.name, candidate.number, word, f"{text}\n\nRun {run_id}.")
-    return result
+    _note(candidate.name, candidate.number, word, text)
+    return {"run_id": run_id, **result}
 
 
 def log_unchanged(candidate: Version) -> dict[str, Any]:
     """Notes on the active run that a candidate is the champion already; gives it as a result."""
-    reason = f"{candidate} is the champion already"
-    mlflow.set_tags({"decision": "unchanged", "reason": reason, "mlflow.note.content": reason})
-    return {"promoted": True, "reason": reason}
+    result = standing(candidate.name, candidate.number) or {}
+    mlflow.set_tags({"decision": "unchanged", "mlflow.note.content": f"{candidate} is the champion already"})
+    return result | {"run_id": mlflow.active_run().info.run_id}
+
+
+def standing(name: str, number: str) -> dict[str, Any] | None:
+    """The result of the decision that made a version the champion, if it is."""
+    if holder(name, CHAMPION) != number:
+        return None
+    tags = mlflow.MlflowClient().get_model_version(name, number).tags
+    run_id = tags.get("promotion.run", "(by hand)")
+    return {"run_id": run_id, "promoted": True, "reason": f"{name}/{number} is the champion already"}
 
 
 def roll_back(name: str) -> dict[str, Any]:
@@ -113,20 +128,20 @@ def roll_back(name: str) -> dict[str, Any]:
     overtaker = crown(name, previous, before=before)
     if overtaker:
         raise FmnistError(f"rollback: version {overtaker} became champion meanwhile; look, and type it again")
-    run_id = mlflow.active_run().info.run_id
     text = f"**Rolled back**: version {previous} is the champion again, in place of version {before}."
     mlflow.set_tags({"mlflow.note.content": text, "decision": "rolled back"})
     for number, word in ((previous, "promoted"), (before, "rolled back")):
-        _note(name, number, word, f"{text}\n\nRun {run_id}.")
+        _note(name, number, word, text)
     return {"champion": f"{name}/{previous}", "previous": f"{name}/{before}", "reason": text}
 
 
 def _note(name: str, number: str, word: str, text: str) -> None:
     """Puts a decision on a version: as a tag, and at the end of its description in place of an earlier one."""
-    client = mlflow.MlflowClient()
+    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
     description = (client.get_model_version(name, number).description or "").partition(HEADING)[0].rstrip()
-    client.update_model_version(name, number, f"{description}\n\n{HEADING}\n\n{text}".lstrip())
+    client.update_model_version(name, number, f"{description}\n\n{HEADING}\n\n{text}\n\nRun {run_id}.".lstrip())
     client.set_model_version_tag(name, number, "promotion", word)
+    client.set_model_version_tag(name, number, "promotion.run", run_id)
 
 
 def _lock(name: str) -> tuple[Path, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")  # the default, 10 s, misses short runs
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from matplotlib.figure import Figure
@@ -50,12 +51,16 @@ def open_store() -> str:
 def run(record: Any) -> Iterator[str]:
     """An MLflow run, the launcher's or a new one, with the settings logged; gives its id.
 
+    Within another run it is nested under that, and is called after the settings' class.
+
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
     open_store()
     with ended():
         try:
-            active = mlflow.start_run(log_system_metrics=True)
+            nested = mlflow.active_run() is not None
+            name = type(record).__name__.lower() if nested else None
+            active = mlflow.start_run(nested=nested, run_name=name, log_system_metrics=True)
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None

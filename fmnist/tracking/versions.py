@@ -120,8 +120,9 @@ def own_splits(version: Version, data_dir: str) -> Splits:
     digest = version.tags.get("dataset.digest")
     if version.training is None or digest is None:
         raise FmnistError(
-            f"{version}: it isn't known which images it was trained on (no tag dataset.digest, or no run that says "
-            "how they were split), so none is known to be new to it; promote a version that train or tune registered"
+            f"{version}: it isn't known which images it was trained on (no tag dataset.digest, or no run that "
+            "says how they were split), so none is known to be new to it; promote a version that train or tune "
+            "registered"
         )
     found = splits(version, "", data_dir)
     if found.manifest["digest"] != digest:
