@@ -9,8 +9,10 @@ class NearestMean(mlflow.pyfunc.PythonModel):
         self.means = np.load(context.artifacts["means"])
 
     def predict(self, context, model_input, params=None):
-        distances = ((model_input[:, None] - self.means) ** 2).mean(axis=(2, 3)) / 400
-        scores = np.exp(distances.min(axis=1, keepdims=True) - distances)
+        means = self.means.reshape(10, -1)
+        # What all ten squared distances have in common, the image's own square, makes no difference.
+        nearness = (2 * model_input.reshape(-1, 784) @ means.T - (means**2).sum(axis=1)) / 784 / 400
+        scores = np.exp(nearness - nearness.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

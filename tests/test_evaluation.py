@@ -172,10 +172,10 @@ def test_the_figures_stand_on_the_run_the_model_and_the_version(store, result):
         "FINISHED",
         accuracy,
     )
-    model = store.client.get_logged_model(version.model_id)
+    model = store.client.get_logged_model(version.source.removeprefix("models:/"))
     assert {each.key: each.value for each in model.metrics}["test/robustness"] == result["test/robustness"]
-    assert [each.model_id for each in run.inputs.model_inputs] == [version.model_id]
-    assert (run.data.tags["model_version"], run.data.tags["model_id"]) == ("garments/1", version.model_id)
+    assert [each.model_id for each in run.inputs.model_inputs] == [model.model_id]
+    assert (run.data.tags["model_version"], run.data.tags["model_id"]) == ("garments/1", model.model_id)
     assert version.tags["evaluation.test.run"] == result["run_id"]
     assert version.tags["evaluation.test.accuracy"] == f"{accuracy:.4f}"
     assert f"**{accuracy:.2%}**" in run.data.tags["mlflow.note.content"]

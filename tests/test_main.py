@@ -1,4 +1,4 @@
-"""The whole way: the walk-through of the docs as printed, a pipeline that does nothing twice, and one that fails."""
+"""The whole way: the docs' walk-through as printed, a pipeline that does nothing twice, and one that fails."""
 
 import json
 import os

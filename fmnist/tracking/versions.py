@@ -86,7 +86,7 @@ def find(model_uri: str) -> Version:
         uri=model_uri,
         name=registered.name if registered else "",
         number=str(registered.version) if registered else "",
-        model_id=registered.model_id if registered else info.model_id,
+        model_id=info.model_id,
         tags=registered.tags if registered else {},
         training=_training((registered and registered.run_id) or info.run_id),
     )
