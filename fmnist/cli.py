@@ -1,6 +1,7 @@
 """The terminal's side: options from settings, one-line errors, progress on stderr, the result on stdout.
 
-Exit codes: 0 done; 2 something that the user can mend; 128 + signal interrupted; 1 a defect of ours.
+Exit codes: 0 done; 2 something that the user can mend; 3 decided against what was asked for; 128 + signal
+interrupted; 1 a defect of ours.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import click
 
-from fmnist.errors import FmnistError
+from fmnist.errors import FmnistError, Refused
 from fmnist.settings import default_text, parse
 
 Settings = TypeVar("Settings")
@@ -56,21 +57,13 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         _fail(error.format_message())
     except FmnistError as error:
         _fail(str(error))
+    except Refused as decision:
+        _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
+        print(json.dumps(decision.result), flush=True)
+        print(f"refused: {decision}", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
-        if launched_run:
-            # The launcher's run, even if the job had not come to it yet. In a process of its own, for here
-            # a library may be half imported, and the launcher waits for this process to end.
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    f"from fmnist.tracking import runs; runs.end_launched_run({launched_run!r})",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        _end_launched_run(launched_run, "KILLED")
         print("interrupted", file=sys.stderr)
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
@@ -104,6 +97,22 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise FmnistError(f"-P: expected name=value, received {text!r}")
     return name, value
+
+
+def _end_launched_run(run_id: str, status: str) -> None:
+    """Ends the launcher's run, if there is one, even if the job had not come to it yet.
+
+    In a process of its own: here a library may be half imported, and the launcher waits for this process to end.
+    """
+    if run_id:
+        code = f"from fmnist.tracking import runs; runs.end_launched_run({run_id!r}, {status!r})"
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _fail(message: str) -> NoReturn:

@@ -18,6 +18,7 @@ from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS, MODELS, unknown
 
 AUTO = "auto"
+SPLITS = ("train", "validation", "test")
 AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
 BACKENDS = ("tensorflow", "jax")
 TRAINERS = ("compiled", "fit")
@@ -106,6 +107,21 @@ def option(
     """
     metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above, "parse": parse, "text": text}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def limit(name: str, help: str) -> Any:
+    """A dataclass field that holds a number above 0, or, empty, sets no limit."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise FmnistError(f"{name}: expected a number above 0, or nothing; received {text!r}")
+        return value
+
+    return option(None, help, parse=parse, text=lambda value: "" if value is None else f"{value:g}")
 
 
 VALIDATION_HELP = (
@@ -248,6 +264,88 @@ class Tune:
             raise FmnistError(
                 f"storage: expected auto or postgresql://user@host/database, received {self.storage!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Say what a model is worth: accuracy, calibration, speed, robustness; whoever made it."""
+
+    model_uri: str = option("", "the model, for example models:/fashion-mnist/3")
+    split: str = option("test", "the images to answer", choices=SPLITS)
+    dataset: str = option("", "dataset by name; empty: the one that the model was trained on")
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.model_uri:
+            raise FmnistError("model_uri: expected a model; type for example -P model_uri=models:/fashion-mnist/1")
+        if self.dataset and self.dataset not in DATASETS:
+            raise unknown("dataset", self.dataset, DATASETS)
+
+
+MARGIN_HELP = "accuracy that a faster or smaller model may cost, as a share: 0.005 is half a point"
+MAX_LATENCY_HELP = "milliseconds that one image may take (median)"
+MAX_CALIBRATION_HELP = "expected calibration error that there may be"
+MIN_ROBUSTNESS_HELP = "mean accuracy that there must be on harmed images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote:
+    """Make a version the champion if it is shown to be better, or as good and faster or smaller."""
+
+    candidate: str = option("", "the version to promote, for example models:/fashion-mnist/4")
+    against: str = option("champion", "alias or number of the version that it must beat")
+    margin: float = option(0.0, MARGIN_HELP, minimum=0)
+    max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
+    max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
+    min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    rollback: bool = option(False, "make the previous champion the champion again", choices=("true", "false"))
+    registered_model: str = option("fashion-mnist", "whose champion rollback=true takes back")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if bool(self.candidate) == self.rollback:
+            raise FmnistError(
+                "candidate: expected a version, or rollback=true, and not both; type for example "
+                "-P candidate=models:/fashion-mnist/2"
+            )
+        if self.candidate and not re.fullmatch(r"models:/[^/@]+(/\d+|@[^/@]+)", self.candidate):
+            raise FmnistError(
+                f"candidate: expected models:/NAME/VERSION or models:/NAME@ALIAS, received {self.candidate!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Main:
+    """Preprocess, train, evaluate and promote in one go; what was done already is not done again."""
+
+    model: str = option("lenet", "model by name", choices=MODELS)
+    hyper: str = option("", "the model's own arguments, for example dense=120,84;dropout=0.3")
+    dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    epochs: int | None = option(None, "passes over the training split", minimum=1)
+    validation: Validation = option(Validation(5000), VALIDATION_HELP, parse=parse_validation)
+    seed: int = option(0, "seed of weights, order, dropout", minimum=0)
+    device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
+    backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
+    registered_model: str = option("fashion-mnist", "name in the model registry")
+    margin: float = option(0.0, MARGIN_HELP, minimum=0)
+    max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
+    max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
+    min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_registered_model(self.registered_model)
+        if self.registered_model == "none":
+            raise FmnistError("registered_model: only a registered model can be promoted; type a name")
+
+    def step(self, kind: type[Settings], **more: Any) -> Settings:
+        """The settings of a step: those that it shares with these, and more."""
+        names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # any dataclass
+        shared = {name: value for name, value in vars(self).items() if name in names}
+        return kind(**shared | more)
 
 
 def parse(settings: type[Settings], texts: Mapping[str, str]) -> Settings:

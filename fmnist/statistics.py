@@ -33,3 +33,31 @@ def spread(values: Sequence[float]) -> Spread:
     std = statistics.stdev(values)
     half = float(special.stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
     return replace(known, std=std, ci95_low=mean - half, ci95_high=mean + half)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """The interval that covers a share in 95 of 100 such samples, from `hits` of `n`.
+
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
+    """
+    from scipy import special
+
+    z = float(special.ndtri(0.975))
+    share = hits / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
+
+
+def mcnemar(one: int, other: int) -> float:
+    """The exact two-sided p of McNemar's test: how often a fair coin splits so unevenly.
+
+    Args:
+        one: Pairs that the first alone got right.
+        other: Pairs that the second alone got right.
+
+    Source: McNemar 1947, https://doi.org/10.1007/BF02295996
+    """
+    from scipy import special
+
+    return min(1.0, 2 * float(special.bdtr(min(one, other), one + other, 0.5)))

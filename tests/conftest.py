@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,55 @@ class Store:
 def new_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
     """Makes a fresh store."""
     return lambda: Store(tmp_path_factory.mktemp("run"), migrated_store)
+
+
+@contextmanager
+def tracked_in(store: Store) -> Iterator[None]:
+    """MLflow in this process on a store, its new runs in the experiment `tests`."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
+            yield
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def register_foreign(store: Store, name: str, *, noise: float, known: bool = True) -> None:
+    """Registers a model made with mlflow.pyfunc alone, of mean images of `synthetic`, which noise spoils.
+
+    Where it is known what it was trained on, its run and its version say so as those of this project do.
+    """
+    import mlflow
+    import numpy as np
+
+    from fmnist import data
+    from fmnist.settings import Validation
+
+    splits = data.load("synthetic", data_dir="", validation=Validation(2000), seed=0)
+    means = [splits.train.images[splits.train.labels == label].mean(axis=0) for label in range(10)]
+    file = store.folder / "means.npy"
+    np.save(file, np.array(means) + np.random.default_rng(0).normal(0, noise, (10, 28, 28)))
+    float32 = np.dtype(np.float32)
+    signature = mlflow.models.ModelSignature(
+        inputs=mlflow.types.Schema([mlflow.types.TensorSpec(float32, (-1, 28, 28))]),
+        outputs=mlflow.types.Schema([mlflow.types.TensorSpec(float32, (-1, 10))]),
+    )
+    with tracked_in(store), mlflow.start_run(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow would like type hints and an example of an input
+        if known:
+            mlflow.log_params({"dataset": "synthetic", "data_dir": "", "validation": "2000", "seed": "0"})
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(ROOT / "tests" / "foreign_model.py"),
+            artifacts={"means": str(file)},
+            signature=signature,
+            pip_requirements=["mlflow", "numpy"],
+        )
+        tags = {"dataset": "synthetic", "dataset.digest": splits.manifest["digest"]} if known else {}
+        mlflow.register_model(logged.model_uri, name, tags=tags)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from pathlib import Path
 from fmnist import cache
 from fmnist.data.datasets import Folder
 from fmnist.data.download import UnavailableError
-from fmnist.data.splits import FORMAT, SPLITS, Split, Splits, cut, read_prepared, write_prepared
+from fmnist.data.splits import FORMAT, Split, Splits, cut, read_prepared, write_prepared
 from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS
-from fmnist.settings import Validation
+from fmnist.settings import SPLITS, Validation
 
 __all__ = ["SPLITS", "DuplicatesWarning", "Split", "Splits", "SyntheticFallback", "load"]
 

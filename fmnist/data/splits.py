@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from fmnist import cache
 from fmnist.data.idx import NUM_CLASSES, Arrays
 from fmnist.errors import FmnistError
-from fmnist.settings import Validation
+from fmnist.settings import SPLITS, Validation
 
-SPLITS = ("train", "validation", "test")
 FORMAT = 1  # of what is kept; raise it when that changes
 
 

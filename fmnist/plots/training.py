@@ -31,7 +31,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int) -> 
     return figure
 
 
-def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str], *, split: str = "test") -> Figure:
     """A heat map: for each true class (row), the share in percent that was taken for each class."""
     figure = Figure(figsize=(8.5, 7.2), layout="constrained")
     panel = figure.subplots()
@@ -48,7 +48,7 @@ def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str]) -
     panel.invert_yaxis()
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    panel.set_title(f"test accuracy {np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,} images")
+    panel.set_title(f"{split} accuracy {np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,} images")
     bar = figure.colorbar(mesh, ax=panel, label="% of the true class", shrink=0.7)
     bar.outline.set_visible(False)
     return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")  # the default, 10 s, misses short runs
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from matplotlib.figure import Figure
@@ -54,12 +55,16 @@ def open_store() -> str:
 def run(record: Any) -> Iterator[str]:
     """An MLflow run, the launcher's or a new one, with the settings logged; gives its id.
 
+    Within another run it is nested under that, and is called after the settings' class.
+
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
     open_store()
     with ended():
         try:
-            active = mlflow.start_run(log_system_metrics=True)
+            nested = mlflow.active_run() is not None
+            name = type(record).__name__.lower() if nested else None
+            active = mlflow.start_run(nested=nested, run_name=name, log_system_metrics=True)
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
@@ -89,19 +94,19 @@ def ended() -> Iterator[None]:
         mlflow.end_run(status)
 
 
-def end_launched_run(run_id: str) -> None:
-    """Ends the launcher's run as KILLED, now and once more after the launcher has had its say.
+def end_launched_run(run_id: str, status: str) -> None:
+    """Ends the launcher's run as KILLED or FINISHED, now and once more after the launcher has had its say.
 
     MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
-    and writes FAILED over KILLED as soon as the script has exited.
+    and writes FAILED over any status as soon as the script has exited with another code than 0.
     """
     open_store()
     client = mlflow.MlflowClient()
-    client.set_terminated(run_id, "KILLED")
+    client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS
-    while client.get_run(run_id).info.status == "KILLED" and time.monotonic() < give_up:
+    while client.get_run(run_id).info.status == status and time.monotonic() < give_up:
         time.sleep(0.2)
-    client.set_terminated(run_id, "KILLED")
+    client.set_terminated(run_id, status)
 
 
 def log_figure(figure: Figure, path: str) -> None:
