@@ -187,6 +187,11 @@ class Train:
             raise FmnistError(
                 f"resume: a run's id goes on with one run, but repeats={self.repeats}; type -P resume=auto"
             )
+        if (self.batch_parts or 1) > 1 and (self.trainer, self.backend) != ("compiled", "tensorflow"):
+            raise FmnistError(
+                f"batch_parts={self.batch_parts}: parts are for trainer=compiled with backend=tensorflow; received "
+                f"trainer={self.trainer}, backend={self.backend}. Type -P batch_parts=1"
+            )
         check_registered_model(self.registered_model)
 
 

@@ -83,6 +83,8 @@ class Fitted:
     history: tuple[Epoch, ...]
     kept: Epoch
     """The epoch whose weights the model has."""
+    xla: bool
+    """Whether XLA compiled a training step."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def fit(
         background.shutdown(wait=False)
     if plan.patience:
         model.set_weights(best)
-    return Fitted(model, engine.predict, tuple(history), history[kept - 1])
+    return Fitted(model, engine.predict, tuple(history), history[kept - 1], engine.xla)
 
 
 def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool) -> Epoch:

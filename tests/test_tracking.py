@@ -105,6 +105,12 @@ def test_the_device_and_the_versions_are_those_really_used(run):
     assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
     assert tags["version.keras"] == machine.versions()["keras"]
     assert int(tags["device.threads"]) == machine.num_threads()
+    parts = "2" if machine.num_threads() == 2 else "1"
+    assert (tags["device.batch_parts"], tags["device.tf32"], tags["device.deterministic"]) == (
+        parts,
+        "False",
+        "True",
+    )
 
 
 def test_the_data_is_an_input_with_a_digest_over_all_bytes(run):

@@ -38,7 +38,7 @@ def quick_fit(monkeypatch):
             epochs.append(training.Epoch(number, 1.0, accuracy, 1.0, accuracy * number, 1.0, 1.0, False))
             on_epoch(epochs[-1])
         model = SimpleNamespace(count_params=lambda: 794 * width)
-        return training.Fitted(model, lambda images: images, tuple(epochs), epochs[-1])
+        return training.Fitted(model, lambda images: images, tuple(epochs), epochs[-1], xla=False)
 
     monkeypatch.setattr(training, "fit", fit)
 
