@@ -127,7 +127,7 @@ class Model:
         """Whether a layer uses more of a batch than one image: then it can't be worked on in parts."""
         import keras
 
-        with keras.StatelessScope():  # makes no array: the device's threads may not be settled yet
+        with keras.StatelessScope(initialize_variables=False):  # an array would fix the threads of the device
             layers = self.builder(**hyperparameters)
         while layers:
             layer = layers.pop()

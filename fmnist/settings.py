@@ -189,7 +189,7 @@ class Train:
             )
         if (self.batch_parts or 1) > 1 and (self.trainer, self.backend) != ("compiled", "tensorflow"):
             raise FmnistError(
-                f"batch_parts={self.batch_parts}: parts are for trainer=compiled with backend=tensorflow; received "
+                f"batch_parts={self.batch_parts}: parts are for trainer=compiled, backend=tensorflow; received "
                 f"trainer={self.trainer}, backend={self.backend}. Type -P batch_parts=1"
             )
         check_registered_model(self.registered_model)
