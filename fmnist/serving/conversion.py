@@ -43,6 +43,6 @@ def to_litert(model: "keras.Model") -> bytes:
     try:
         with redirect_stdout(io.StringIO()):  # Keras prints what it exports
             return bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
-    except (ConverterError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except (ConverterError, RuntimeError, TypeError, ValueError) as error:
         (reason, *_) = str(error).splitlines() or [type(error).__name__]
         raise ConversionError(f"TensorFlow can't convert it to LiteRT: {reason[:200]}") from None
