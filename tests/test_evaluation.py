@@ -205,16 +205,20 @@ def test_one_is_warned_of_a_model_of_unknown_training(done, result):
 
 def test_a_models_own_dataset_is_taken_where_none_is_named_and_another_version_of_it_warns(store):
     from entry_points.evaluate import evaluate as run_evaluate
-    from fmnist.tracking.evaluation import OtherDataWarning
+    from fmnist.tracking import evaluation as log
+    from fmnist.tracking import runs, versions
 
     with tracked_in(store):
         found = run_evaluate(Evaluate(model_uri="models:/garments/2", split="validation"))
         assert (found["dataset"], found["num_images"]) == ("synthetic", 2000)
         store.client.set_model_version_tag("garments", "2", "dataset.digest", "0" * 32)
-        with pytest.warns(
-            OtherDataWarning, match=r"garments/2 was trained on synthetic \(000000000000\), this is"
-        ):
-            run_evaluate(Evaluate(model_uri="models:/garments/2", dataset="synthetic"))
+        version, message = (
+            versions.find("models:/garments/2"),
+            r"garments/2 was trained on synthetic \(000000000000\)",
+        )
+        splits = versions.splits(version, "", "")
+        with runs.run(Evaluate(model_uri=version.uri)), pytest.warns(log.OtherDataWarning, match=message):
+            log.log_begin(version, splits)
 
 
 @pytest.mark.parametrize(

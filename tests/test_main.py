@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Store
+from conftest import ROOT, Store, tracked_in
+
+from fmnist.errors import FmnistError
+from fmnist.settings import Main, Validation
 
 NAME = "fashion-mnist"
 
@@ -38,6 +42,8 @@ class Walk:
 
     store: Store
     outputs: dict[str, str]
+    server: str
+    """Where `mlflow ui` answers."""
 
     def output(self, part: str) -> str:
         (found,) = [text for command, text in self.outputs.items() if part in command]
@@ -75,7 +81,7 @@ def walk(new_store: Callable[[], Store]) -> Iterator[Walk]:
                 )
             servers.append(server)
             outputs[printed] = wait_for(command, server, Path(log.name))
-        yield Walk(store, outputs)
+        yield Walk(store, outputs, f"http://127.0.0.1:{ports['5000']}")
     finally:
         for server in servers:
             os.killpg(server.pid, signal.SIGKILL)
@@ -146,9 +152,47 @@ def test_the_same_pipeline_again_does_nothing_again_and_says_so(walk):
 
 
 def test_a_step_that_fails_fails_the_pipeline_with_its_reason(walk):
-    done = walk.store.mlflow_run("main", dataset="synthetic", model="mlp", validation=12000)
-    assert done.returncode == 1
-    assert "error: step preprocess: validation: expected fewer than the 12000 training images" in done.stderr
-    (run, *_) = walk.store.client.search_runs([walk.store.experiment], order_by=["attributes.start_time DESC"])
-    assert (run.info.status, run.data.tags["failed_step"]) == ("FAILED", "preprocess")
+    from entry_points.main import main
+
+    reason = "step preprocess: validation: expected fewer than the 12000 training images"
+    with tracked_in(walk.store), pytest.raises(FmnistError, match=reason):
+        main(Main(dataset="synthetic", model="mlp", validation=Validation(12000)))
+    (run,) = walk.store.client.search_runs([walk.store.experiment], "attributes.status = 'FAILED'")
+    assert run.data.tags["failed_step"] == "preprocess"
     assert "expected fewer than the 12000" in run.data.tags["mlflow.note.content"]
+
+
+CROWN = """
+from fmnist.settings import Promote
+from fmnist.tracking import promotion, runs
+
+with runs.run(Promote(candidate="models:/contended/{number}")):
+    input("ready\\n")
+    told = promotion.crown("contended", "{number}", before=None)
+print(told)
+"""
+
+
+def test_of_two_hosts_that_crown_at_once_on_a_server_one_wins_and_the_other_is_told(walk, tmp_path):
+    client = walk.store.client
+    client.create_registered_model("contended")
+    source = client.get_model_version(NAME, "1").source
+    with tracked_in(walk.store):
+        numbers = [client.create_model_version("contended", source).version for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    hosts = []
+    for number in numbers:  # a cache of its own: they see no common lock
+        environment = walk.store.environment | {
+            "MLFLOW_TRACKING_URI": walk.server,
+            "FMNIST_CACHE_DIR": str(tmp_path / str(number)),
+        }
+        command = [sys.executable, "-c", CROWN.format(number=number)]
+        hosts.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+    for host in hosts:
+        assert host.stdout.readline() == "ready\n"
+    for host in hosts:
+        host.stdin.write("\n")
+        host.stdin.flush()
+    told = [host.communicate()[0].splitlines()[-1] for host in hosts]
+    champion = client.get_registered_model("contended").aliases["champion"]
+    assert told == ["None" if number == champion else str(champion) for number in numbers]

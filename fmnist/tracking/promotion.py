@@ -62,10 +62,14 @@ def crown(name: str, number: str, *, before: str | None) -> str | None:
         now = holder(name, CHAMPION)
         if now == before:
             # Source: Fischer's mutual exclusion, in Lamport 1987, https://doi.org/10.1145/7351.7352
-            client.set_registered_model_tag(name, CLAIM_TAG, f"{number} {run_id}")
+            claim = f"{number} {run_id}"
+            try:
+                client.set_registered_model_tag(name, CLAIM_TAG, claim)
+            except mlflow.MlflowException:  # two first claims at one moment: the store takes one of them
+                client.set_registered_model_tag(name, CLAIM_TAG, claim)
             time.sleep(seconds)
-            claim = client.get_registered_model(name).tags[CLAIM_TAG].split()
-            now = holder(name, CHAMPION) if claim[1] == run_id else claim[0]
+            stands = client.get_registered_model(name).tags[CLAIM_TAG]
+            now = holder(name, CHAMPION) if stands == claim else stands.split()[0]
         if now != before:
             return now or "none"
         if before:

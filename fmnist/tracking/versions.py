@@ -73,7 +73,7 @@ def find(model_uri: str) -> Version:
         name, alias, number = _parts(model_uri)
         if alias:
             registered = client.get_model_version_by_alias(name, alias)
-        elif number:
+        elif number.isdigit():
             registered = client.get_model_version(name, number)
         if registered:
             model_uri = f"models:/{registered.name}/{registered.version}"
