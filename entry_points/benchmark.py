@@ -28,6 +28,7 @@ def run_benchmark(settings: Benchmark) -> dict[str, Any]:
 
         rows = grids.run(grid, on_cell)
         result = log.log_benchmark(rows, others, grid)
+        grids.forget(grid)
     return {"run_id": run_id, **result}
 
 

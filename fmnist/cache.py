@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,8 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from fmnist.errors import FmnistError
+
+PATIENCE_SECONDS = 0.1  # many times what `is_held` takes
 
 
 def folder() -> Path:
@@ -34,7 +37,8 @@ def write(path: Path, content: str | Callable[[IO[bytes]], object]) -> None:
     Raises:
         FmnistError: If it can't be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Processes of two containers may have one number.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -46,6 +50,8 @@ def write(path: Path, content: str | Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())  # the name must not come before the bytes, even if the power fails
         part.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise unwritable(error) from None
 
 
@@ -53,29 +59,37 @@ def write(path: Path, content: str | Callable[[IO[bytes]], object]) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Held by one process at a time, which others wait for; the system releases it when the process ends.
 
+    The file stays: to delete one that others may be waiting for would give them two.
+
     Raises:
-        FmnistError: If the lock's file can't be made.
+        FmnistError: If the lock's file can't be made, or its file system knows no locks.
     """
-    held = _file_lock(path)
-    with held:
+    held = _acquired(path, seconds=-1)
+    try:
         yield
+    finally:
+        if held:
+            held.release()
 
 
 def hold(path: Path) -> FileLock | None:
-    """Takes a lock for as long as what is given lives, or gives None if another process has it."""
-    held = _file_lock(path)
-    try:
-        held.acquire(blocking=False)
-    except Timeout:
-        return None
-    return held
+    """Takes a lock for as long as what is given lives, or gives None if another process has it.
+
+    Raises:
+        FmnistError: As `lock`.
+    """
+    return _acquired(path, seconds=PATIENCE_SECONDS)  # a process that only looks has it for a moment
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds a lock, on whatever host or in whatever container that shares the folder."""
+    """Whether a living process holds a lock, on whatever host or in whatever container that shares the folder.
+
+    Raises:
+        FmnistError: As `lock`.
+    """
     if not path.exists():
         return False
-    held = hold(path)
+    held = _acquired(path, seconds=0)
     if held:
         held.release()
     return held is None
@@ -92,9 +106,15 @@ def digest(record: Any) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_lock(path: Path) -> FileLock:
+def _acquired(path: Path, *, seconds: float) -> FileLock | None:
+    """A lock that was taken within so many seconds (-1: whenever), or None."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A soft lock, which filelock makes where the file system knows no other, would outlive its process.
+        held = FileLock(path, thread_local=False, fallback_to_soft=False)
+        held.acquire(timeout=seconds)
+    except Timeout:
+        return None
     except OSError as error:
         raise unwritable(error) from None
-    return FileLock(path, thread_local=False)
+    return held

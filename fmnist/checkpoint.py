@@ -58,11 +58,13 @@ class Keeper(AbstractContextManager["Keeper"]):
     def __init__(self, run_id: str, identity: Identity) -> None:
         self._folder = _root() / run_id
         self._identity = _plain(identity)
-        self._lock = cache.hold(self._folder / "lock")
+        lock = cache.hold(self._folder / "lock")
+        if not lock:
+            raise FmnistError(f"run {run_id} is at work in another process; wait for it or end it")
+        self._lock = lock
 
     def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.release()
+        self._lock.release()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, and drops all but the last two."""

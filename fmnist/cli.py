@@ -5,6 +5,7 @@ interrupted; 1 a defect of ours.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -23,8 +24,15 @@ from fmnist.settings import default_text, parse
 Settings = TypeVar("Settings")
 
 
+# Python looks through all objects for circles after so many new ones. Importing TensorFlow, Keras and MLflow makes
+# a million that stay; with Python's own 700, a quarter of the time that their import takes goes into looking.
+GARBAGE_THRESHOLD = 50_000
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) -> None:
     """Runs a job with the settings that the command line spells, and prints its result as one JSON line."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     launched_run = os.environ.get("MLFLOW_RUN_ID", "")  # before MLflow takes it away
     received: list[int] = []
 
@@ -33,14 +41,16 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         if len(received) == 1:  # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
             raise KeyboardInterrupt
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, interrupt)
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(each, interrupt)
     warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
     command = _command(settings)
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
-            result = job(parse(settings, given))
+            pairs = dict(_pair(text) for text in given.pop("pairs"))
+            result = job(parse(settings, given | pairs))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -58,10 +68,21 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     print(json.dumps(result), flush=True)
+    if sys.stderr.isatty():
+        _say_what_next(result)
+
+
+def _say_what_next(result: dict[str, Any]) -> None:
+    run = os.environ.get("FMNIST_RUN", "")
+    print(f"Next: {run}mlflow ui, and run {result.get('run_id')} in it", file=sys.stderr)
+    if result.get("registered"):
+        serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
+        print(f"The model is {result['registered']}; to serve it: {run}{serve}", file=sys.stderr)
 
 
 def _command(settings: type[Any]) -> click.Command:
-    options: list[click.Parameter] = []
+    like_mlflow = click.Option(["pairs", "-P"], multiple=True, metavar="NAME=VALUE", help="as mlflow run takes it")
+    options: list[click.Parameter] = [like_mlflow]
     for field in dataclasses.fields(settings):
         choices = field.metadata["choices"]
         text = f"{field.metadata['help']}{': ' + ', '.join(choices) if choices else ''}"
@@ -69,6 +90,13 @@ def _command(settings: type[Any]) -> click.Command:
         options.append(click.Option([f"--{field.name}"], default=None, help=text, metavar="TEXT"))
     name = settings.__name__.lower()
     return click.Command(name, params=options, help=settings.__doc__)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise FmnistError(f"-P: expected name=value, received {text!r}")
+    return name, value
 
 
 def _end_launched_run(run_id: str, status: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fmnist import machine
 from fmnist.errors import FmnistError
+from fmnist.settings import AUTO
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,24 @@ class Device:
     """Whether it multiplies bfloat16 by itself, and faster than float32."""
     versions: dict[str, str]
     """Installed versions, of Python and of the libraries that take part."""
+    deterministic: bool | None = None
+    """Whether TensorFlow's deterministic operations are on; None: JAX has no such switch."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a device computes under: two times are of one thing only where these agree."""
+
+    batch_parts: int
+    intra_op_threads: str
+    inter_op_threads: str
+    """Of TensorFlow's pools; `auto`: as many as the library likes, of which JAX says nothing."""
+    deterministic: bool | None
+    """As in `Device`."""
+    xla: bool
+    """Whether XLA compiles a training step."""
+    tf32: bool
+    """Whether a GPU may round the factors of a product in float32 to 10 bits."""
 
 
 def refuse_missing(requested: str, backend: str) -> None:
@@ -43,9 +62,9 @@ def refuse_missing(requested: str, backend: str) -> None:
         raise FmnistError(f"backend={backend}: it isn't installed; type: pip install '.[{extra}]'")
     if requested != "gpu" or platform.system() != "Linux":
         return
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if machine.hides_gpus():
         raise FmnistError("device=gpu: CUDA_VISIBLE_DEVICES hides every GPU; unset it, or type -P device=cpu")
-    if not any(Path(file).exists() for file in machine.DRIVER_FILES):
+    if not machine.has_driver():
         raise FmnistError(
             f"device=gpu: no GPU is visible: none of {', '.join(machine.DRIVER_FILES)} is there. Install the "
             "GPU's driver (nvidia-smi must list it; in a container, start it with --gpus all), "
@@ -57,7 +76,7 @@ def select(requested: str, backend: str, *, stock: bool = False) -> Device:
     """Fixes the backend and the device of this process.
 
     `stock` leaves the backend as its maker delivers it, for a fair reference; else, on a CPU, what is
-    computed twice comes out equal bit for bit.
+    computed twice comes out equal bit for bit. Either way float32 is float32, without TF32.
 
     Raises:
         FmnistError: If a GPU was asked for and the backend sees none.
@@ -72,7 +91,25 @@ def select(requested: str, backend: str, *, stock: bool = False) -> Device:
         )
     kind = "gpu" if gpu else "cpu"
     name, has_bfloat16 = gpu or (machine.cpu_name(), machine.has_bfloat16())
-    return Device(kind, name, machine.num_threads(), has_bfloat16, machine.versions())
+    deterministic = None if backend == "jax" else kind == "cpu" and not stock
+    return Device(kind, name, machine.num_threads(), has_bfloat16, machine.versions(), deterministic)
+
+
+def conditions(device: Device, backend: str, *, batch_parts: int, xla: bool) -> Conditions:
+    """What this process computes under, as the backend says it; to be asked after the first array."""
+    if backend == "jax":
+        import jax
+
+        pools = 0, 0
+        tf32 = jax.config.jax_default_matmul_precision != "highest"  # type: ignore[attr-defined]  # it has
+    else:
+        import tensorflow as tf
+
+        threading = tf.config.threading
+        pools = threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()
+        tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    intra, inter = (str(threads or AUTO) for threads in pools)
+    return Conditions(batch_parts, intra, inter, device.deterministic, xla, tf32)
 
 
 def batch_parts(device: Device, backend: str, precision: str) -> int:
@@ -80,10 +117,16 @@ def batch_parts(device: Device, backend: str, precision: str) -> int:
 
     On two threads of a CPU, halves are faster than both threads on every operation, in float32; on one there
     is nothing side by side; more have not been measured. Shown by
-    `-e benchmark -P models=mlp,lenet,cnn64 -P trainers=compiled -P batch_parts=1,2`.
+    `-e benchmark -P models=mlp,lenet,cnn64 -P trainers=compiled -P batch_parts=1,2`, with `taskset -c 0` before it
+    for one thread.
     """
     halves = (device.kind, device.num_threads, backend, precision) == ("cpu", 2, "tensorflow", "float32")
     return 2 if halves else 1
+
+
+def whole_batches_only(model: str) -> FmnistError:
+    """The error for a model whose layers use a batch as a whole, as its mean and variance."""
+    return FmnistError(f"batch_parts: {model} has a layer that looks across the batch; type -P batch_parts=1")
 
 
 def set_batch_parts(parts: int, device: Device, backend: str) -> None:
@@ -97,9 +140,11 @@ def set_batch_parts(parts: int, device: Device, backend: str) -> None:
 
 def _select_tensorflow(requested: str, stock: bool) -> tuple[str, bool] | None:
     """Fixes TensorFlow's device; gives the GPU's name and whether it has bfloat16, or None for the CPU."""
-    with _quiet_import():
+    with _lean_import():
+        import keras  # noqa: F401  # which imports TensorFlow
         import tensorflow as tf
 
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and requested != "cpu":
         tf.config.set_visible_devices(gpus[:1], "GPU")
@@ -108,8 +153,7 @@ def _select_tensorflow(requested: str, stock: bool) -> tuple[str, bool] | None:
         return str(details.get("device_name", machine.UNKNOWN)), details.get("compute_capability", (0,)) >= (8,)
     tf.config.set_visible_devices([], "GPU")
     if not stock:
-        # Without it, sums that several threads share come out in whatever order the threads end. On a CPU
-        # it costs the compiled trainer nothing that can be measured; on a GPU it would.
+        # Without it, sums that several threads share come out in whatever order the threads end.
         tf.config.experimental.enable_op_determinism()
     return None
 
@@ -118,6 +162,7 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
     """Fixes JAX's device; gives the GPU's name and whether it has bfloat16, or None for the CPU."""
     import jax
 
+    jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call]  # else TF32
     if requested == "cpu":
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]  # JAX has no type for it
     device = jax.devices()[0]
@@ -127,9 +172,15 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Drops what TensorFlow's libraries write to stderr while they load, which no setting of theirs stops."""
+def _lean_import() -> Iterator[None]:
+    """Lets TensorFlow and Keras load without what they take along if it is there, and without a word.
+
+    scikit-learn (for wrappers that nobody here uses) and JAX (for a converter) take a third of their time. What
+    TensorFlow's libraries write to stderr while they load, no setting of theirs stops.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later: errors only
+    hidden = {name for name in ("sklearn", "jax") if name not in sys.modules}
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
@@ -139,3 +190,5 @@ def _quiet_import() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        for name in hidden:
+            del sys.modules[name]

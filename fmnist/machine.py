@@ -4,6 +4,7 @@ Reads files and asks NVIDIA's library; imports nothing heavy. What can't be know
 """
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -12,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
+
+Answer = TypeVar("Answer")
 
 UNKNOWN = "unknown"
 # What an NVIDIA or AMD driver puts there, on Linux and under WSL.
@@ -22,11 +25,13 @@ DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "numpy", "mlflow")
 _RAPL = Path("/sys/class/powercap")
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def num_threads() -> int:
-    """CPU threads that this process may use; a container or taskset may leave it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU threads that this process may use; a container's quota or taskset may leave it fewer than there are."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(threads, _cpu_quota()))
 
 
 def memory_bytes() -> int:
@@ -61,14 +66,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def code_digest(places: Sequence[str] = ("",)) -> str:
-    """Names the content of this package's code: of all of it, or of some of its files and folders."""
-    root = Path(__file__).parent
-    files = [
-        file
-        for place in places
-        for file in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))
-    ]
+def code_digest(places: Sequence[str] = ("", "../entry_points")) -> str:
+    """Names the content of the code: of all of it, or of some files and folders, as seen from this package."""
+    package = Path(__file__).resolve().parent
+    root, files = package.parent, list[Path]()
+    for place in ((package / each).resolve() for each in places):
+        files += [place] if place.suffix == ".py" else place.rglob("*.py")
     hasher = hashlib.sha256()
     for file in sorted(files):
         hasher.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
@@ -91,16 +94,23 @@ def commit() -> str:
 def facts() -> dict[str, str]:
     """What stays as it is for as long as the machine runs: two results compare only where these agree."""
     memory_gib = psutil.virtual_memory().total / 2**30
-    gpu = _nvidia()
+    gpu = _ask_gpu(
+        lambda nvml, gpu: {
+            "gpu": str(nvml.nvmlDeviceGetName(gpu)),
+            "gpu_driver": str(nvml.nvmlSystemGetDriverVersion()),
+            "gpu_memory_gib": f"{nvml.nvmlDeviceGetMemoryInfo(gpu).total / 2**30:.1f}",
+        }
+    )
     return {
         "cpu": cpu_name(),
         "cores": str(psutil.cpu_count(logical=False) or UNKNOWN),
         "threads": str(num_threads()),
         "instruction_sets": " ".join(instruction_sets()) or UNKNOWN,
         "memory_gib": f"{memory_gib:.1f}",
-        "gpu": gpu["name"] if gpu else "none" if not _has_driver() else UNKNOWN,
-        "gpu_driver": gpu["driver"] if gpu else UNKNOWN,
-        "gpu_memory_gib": gpu["memory_gib"] if gpu else UNKNOWN,
+        "gpu": UNKNOWN if has_driver() and not hides_gpus() else "none",
+        "gpu_driver": UNKNOWN,
+        "gpu_memory_gib": UNKNOWN,
+        **(gpu or {}),
         "system": f"{platform.system()} {platform.release()}",
     }
 
@@ -127,7 +137,7 @@ def state() -> State:
 def power_meter(kind: str) -> Callable[[], float | None]:
     """Starts to measure; what it gives, called later, is the mean power in watts since, or None if unknown.
 
-    Of the CPU packages by RAPL, or of the first GPU by NVML.
+    Of the CPU packages by RAPL, or by NVML of the GPU that CUDA puts first.
     """
     joules = _gpu_joules if kind == "gpu" else _cpu_joules
     before, start = joules(), time.perf_counter()
@@ -150,40 +160,87 @@ def _cpu_joules() -> float | None:
 
 
 def _gpu_joules() -> float | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0))) / 1e3
-    except (ImportError, OSError):
-        return None
-    except pynvml.NVMLError:
-        return None
+    return _ask_gpu(lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3)
 
 
-def _nvidia() -> dict[str, str] | None:
-    """Name, driver and memory of the first GPU, by NVIDIA's own command."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        line = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return None
-    name, driver, mebibytes = (piece.strip() for piece in line.split(","))
-    return {"name": name, "driver": driver, "memory_gib": f"{float(mebibytes) / 1024:.1f}"}
-
-
-def _has_driver() -> bool:
+def has_driver() -> bool:
+    """Whether a GPU's driver is to be seen."""
     return any(Path(file).exists() for file in DRIVER_FILES)
 
 
-def _cpuinfo(key: str) -> str:
+def hides_gpus() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides every GPU."""
+    return _first_visible() in ("", "-1")
+
+
+def _first_visible() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+
+
+def _ask_gpu(question: Callable[[Any, Any], Answer]) -> Answer | None:
+    """What NVML says of the GPU that CUDA puts first; None if there is none, or it can't be said which it is.
+
+    Args:
+        question: Is given NVML and the GPU's handle.
+
+    Source: CUDA C++ Programming Guide, CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
+    """
+    if hides_gpus():
+        return None
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.partition(":")[0].strip() == key:
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
+        import pynvml as nvml
+    except ImportError:  # it comes with the extra gpu
+        return None
+    first = _first_visible()
+    try:
+        nvml.nvmlInit()
+        gpus = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        if first.startswith("MIG-"):
+            return question(nvml, nvml.nvmlDeviceGetHandleByUUID(first))
+        if first.isdigit():
+            # CUDA numbers them from the fastest on unless told otherwise, NVML by their slots.
+            by_slot = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+            alike = len({nvml.nvmlDeviceGetName(gpu) for gpu in gpus}) == 1
+            return question(nvml, gpus[int(first)]) if by_slot or alike else None
+        (found,) = (gpu for gpu in gpus if nvml.nvmlDeviceGetUUID(gpu).startswith(first))
+        return question(nvml, found)
+    except (nvml.NVMLError, IndexError, ValueError):
+        return None
+
+
+def _cpu_quota() -> float:
+    """How many CPUs' time the groups of this process may take together; infinite where nothing limits it.
+
+    Source: cgroups(7), cpu.max of version 2 and cpu.cfs_quota_us of version 1.
+    """
+    quotas = [math.inf]
+    for line in _text(_OWN_GROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _GROUPS / "cpu" if controllers else _GROUPS
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        # A group has what those above it leave. In a container the path may be the host's: the root is its own.
+        for group in (root / path.lstrip("/"), *(root / path.lstrip("/")).parents):
+            values = " ".join(_text(group / name) for name in names).split()
+            if len(values) == 2 and values[0].isdigit():
+                quotas.append(int(values[0]) / int(values[1]))
+    return min(quotas)
+
+
+def _cpuinfo(key: str) -> str:
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.partition(":")[0].strip() == key:
+            return line.partition(":")[2].strip()
     return ""
+
+
+def _text(path: Path) -> str:
+    """A file of the system's; nothing where the system has none such."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def environment() -> dict[str, Any]:

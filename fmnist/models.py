@@ -9,7 +9,7 @@ Keras is imported only when a model is built.
 import dataclasses
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -77,7 +77,7 @@ class Model:
         Raises:
             FmnistError: If a name isn't an argument of the builder, or a value isn't what it may be.
         """
-        arguments = inspect.signature(self.builder).parameters
+        arguments = self._arguments()
         values = {name: argument.default for name, argument in arguments.items()}
         for part in filter(None, (part.strip() for part in text.split(";"))):
             name, _, value = (piece.strip() for piece in part.partition("="))
@@ -86,9 +86,24 @@ class Model:
             values[name] = _parse(name, value, arguments[name].annotation)
         return values
 
+    def _arguments(self) -> Mapping[str, inspect.Parameter]:
+        """The builder's arguments.
+
+        Raises:
+            FmnistError: If one doesn't say what it may be.
+        """
+        arguments = inspect.signature(self.builder).parameters
+        for name, argument in arguments.items():
+            if len(get_args(argument.annotation)) != 2 or argument.default is argument.empty:
+                raise FmnistError(
+                    f"model {self.name}: expected of its argument {name} a default and an annotation that "
+                    f"bounds it, found {argument}; write for example {name}: Annotated[int, Range(1, 64)] = 8"
+                )
+        return arguments
+
     def scaled(self, width: float) -> dict[str, Any]:
         """The default hyperparameters with every list of widths multiplied by a factor."""
-        arguments = inspect.signature(self.builder).parameters
+        arguments = self._arguments()
         return {
             name: tuple(max(round(width * each), 1) for each in argument.default)
             if get_origin(get_args(argument.annotation)[0]) is tuple
@@ -112,7 +127,7 @@ class Model:
         """Whether a layer uses more of a batch than one image: then it can't be worked on in parts."""
         import keras
 
-        with keras.StatelessScope():  # makes no array: the device's threads may not be settled yet
+        with keras.StatelessScope(initialize_variables=False):  # an array would fix the threads of the device
             layers = self.builder(**hyperparameters)
         while layers:
             layer = layers.pop()

@@ -1,17 +1,19 @@
 """Processes: which one this is, whether another is alive; starting one, keeping one to some of the CPU."""
 
+import getpass
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
+from filelock import ReadWriteLock
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,11 +24,11 @@ def this_process() -> dict[str, Any]:
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Whether a process that `this_process` named still runs; None if it can't be seen from here."""
-    here = _here()
-    if process["host"] == here["host"] and process["boot"] != here["boot"]:
-        return False  # the host has been started anew since
-    if any(process[name] != value for name, value in here.items()):
+    """Whether a process that `this_process` named still runs; None if it can't be seen from here.
+
+    One of an earlier boot can't be: two hosts may have one name.
+    """
+    if any(process.get(name) != value for name, value in _here().items()):
         return None
     return bool(_started(process["pid"]) == process["started"])
 
@@ -76,12 +78,48 @@ def pinned(threads: int) -> Iterator[None]:
     yield
 
 
+class Quiet:
+    """Lets processes of this user compute side by side on this machine, and one of them time something in quiet.
+
+    For as long as it is open, the process computes; unless it isn't `wanted`, which makes it do nothing.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        path = Path(tempfile.gettempdir()) / f"fmnist-{getpass.getuser()}-quiet.db"
+        self._computing = ReadWriteLock(path) if wanted else None
+
+    def __enter__(self) -> Self:
+        if self._computing:
+            self._computing.acquire_read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._computing:
+            self._computing.release()
+
+    def pause(self) -> None:
+        """Lets a process go first that waits to time."""
+        self.__exit__()
+        self.__enter__()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While the others pause: each of them comes to its next pause first."""
+        self.__exit__()
+        try:
+            with self._computing.write_lock() if self._computing else nullcontext():
+                yield
+        finally:
+            self.__enter__()
+
+
 @cache
 def _here() -> dict[str, str]:
-    """The host, its boot, and the space in which a process's number means something."""
+    """The host, its boot, and the space in which a process's number means something and can be looked up."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        space = str(Path("/proc/self/ns/pid").readlink())
+        # A system may hide the processes of other users.
+        space = f"{Path('/proc/self/ns/pid').readlink()} of user {os.getuid()}"
     except OSError:  # not Linux
         boot, space = str(int(psutil.boot_time())), ""
     return {"host": socket.gethostname(), "boot": boot, "space": space}

@@ -39,25 +39,29 @@ class Validation:
 
     count: int
     stratified: bool = False
-    """Drawn evenly from all classes by the seed, instead of the last ones."""
+    """Drawn evenly from all classes by a seed, instead of the last ones."""
+    seed: int | None = None
+    """Of the draw; None for the seed of what is done with it."""
 
     def __str__(self) -> str:
-        return f"stratified:{self.count}" if self.stratified else str(self.count)
+        parts = ("stratified" if self.stratified else None, self.count, self.seed if self.stratified else None)
+        return ":".join(str(part) for part in parts if part is not None)
 
 
 def parse_validation(text: str) -> Validation:
-    """The validation split that `N` or `stratified:N` names.
+    """The validation split that `N`, `stratified:N` or `stratified:N:SEED` names.
 
     Raises:
         FmnistError: If the text is neither.
     """
-    method, _, count = text.rpartition(":")
-    if method not in ("", "stratified") or not count.isascii() or not count.isdigit() or int(count) < 1:
+    found = re.fullmatch(r"(stratified:)?(0*[1-9][0-9]*)(?(1)(?::([0-9]+))?)", text)
+    if not found:
         raise FmnistError(
-            f"validation: expected a number of images of at least 1, or stratified:N; received {text!r}. "
-            "Type for example -P validation=5000"
+            "validation: expected a number of images of at least 1, stratified:N or stratified:N:SEED; "
+            f"received {text!r}. Type for example -P validation=5000"
         )
-    return Validation(int(count), method == "stratified")
+    method, count, seed = found.groups()
+    return Validation(int(count), bool(method), int(seed) if seed else None)
 
 
 def parse_augment(text: str) -> tuple[str, ...]:
@@ -120,7 +124,10 @@ def limit(name: str, help: str) -> Any:
     return option(None, help, parse=parse, text=lambda value: "" if value is None else f"{value:g}")
 
 
-VALIDATION_HELP = "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed"
+VALIDATION_HELP = (
+    "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed; stratified:N:SEED: "
+    "by another"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +187,11 @@ class Train:
             raise FmnistError(
                 f"resume: a run's id goes on with one run, but repeats={self.repeats}; type -P resume=auto"
             )
+        if (self.batch_parts or 1) > 1 and (self.trainer, self.backend) != ("compiled", "tensorflow"):
+            raise FmnistError(
+                f"batch_parts={self.batch_parts}: parts are for trainer=compiled, backend=tensorflow; received "
+                f"trainer={self.trainer}, backend={self.backend}. Type -P batch_parts=1"
+            )
         check_registered_model(self.registered_model)
 
 
@@ -193,6 +205,9 @@ class Benchmark:
     trainers: tuple[str, ...] = option(TRAINERS, "what trains", choices=TRAINERS)
     backends: tuple[str, ...] = option(("tensorflow",), "what Keras computes with", choices=BACKENDS)
     precisions: tuple[str, ...] = option(("float32",), "what layers compute in", choices=PRECISIONS)
+    batch_parts: tuple[int | None, ...] = option(
+        (None,), "parts of a batch that are worked on side by side, each on a thread; auto: by device", minimum=1
+    )
     widths: tuple[float, ...] = option(
         (1.0,), "factors by which the models' widths are multiplied, for the crossover map", above=0
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fmnist import machine
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import Splits
-from fmnist.device import Device, batch_parts, set_batch_parts
+from fmnist.device import Device, batch_parts, set_batch_parts, whole_batches_only
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
 from fmnist.models import Model, Recipe, resolve
@@ -61,8 +61,10 @@ class Epoch:
     validation_loss: float
     validation_accuracy: float
     seconds: float
-    """Of the training pass alone, read after the device was done; the first holds the compilation."""
+    """Of the training pass alone, read after the device was done."""
     images_per_second: float
+    compiles: bool
+    """The first of its process, also after a resumption: its seconds hold the compilation."""
 
     def __str__(self) -> str:
         return (
@@ -81,6 +83,8 @@ class Fitted:
     history: tuple[Epoch, ...]
     kept: Epoch
     """The epoch whose weights the model has."""
+    xla: bool
+    """Whether XLA compiled a training step."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,9 @@ def settle(plan: Plan, device: Device) -> Plan:
     """The plan with what depends on the device: the precision that `auto` takes, and the parts of a batch.
 
     To be called once a process, after `fmnist.device.select` and before the first array.
+
+    Raises:
+        FmnistError: If parts of a batch are asked for and the model needs it whole.
     """
     if plan.precision == "auto":
         filters = plan.hyperparameters.get("filters", (0,))
@@ -163,10 +170,11 @@ def settle(plan: Plan, device: Device) -> Plan:
         plan = dataclasses.replace(plan, precision="bfloat16" if pays else "float32")
     if plan.trainer == "fit":
         return dataclasses.replace(plan, batch_parts=1)
-    parts = plan.batch_parts
-    if not parts:
-        whole = plan.model.looks_across_batch(plan.hyperparameters)
-        parts = 1 if whole else batch_parts(device, plan.backend, plan.precision)
+    parts = plan.batch_parts or batch_parts(device, plan.backend, plan.precision)
+    if parts > 1 and plan.model.looks_across_batch(plan.hyperparameters):
+        if plan.batch_parts:
+            raise whole_batches_only(plan.model.name)
+        parts = 1
     set_batch_parts(parts, device, plan.backend)
     return dataclasses.replace(plan, batch_parts=parts)
 
@@ -240,7 +248,8 @@ def fit(
         while len(history) < plan.recipe.epochs and not (plan.patience and len(history) - kept >= plan.patience):
             # Python answers a signal between two of its own instructions, and a compiled epoch can take
             # minutes: waiting for a thread, the main one can be interrupted at once.
-            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits).result()
+            compiles = len(history) == (len(start.history) if start else 0)
+            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits, compiles).result()
             history.append(epoch)
             if not plan.patience:
                 kept = epoch.number
@@ -254,10 +263,10 @@ def fit(
         background.shutdown(wait=False)
     if plan.patience:
         model.set_weights(best)
-    return Fitted(model, engine.predict, tuple(history), history[kept - 1])
+    return Fitted(model, engine.predict, tuple(history), history[kept - 1], engine.xla)
 
 
-def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits) -> Epoch:
+def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool) -> Epoch:
     loss, accuracy, seconds = engine.train_epoch(plan.seed, number)
     probabilities = engine.predict(splits.validation.images)
     if not np.isfinite(loss) or not np.isfinite(probabilities).all():
@@ -274,4 +283,5 @@ def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits) -> Epoch:
         validation_accuracy=validation.accuracy,
         seconds=seconds,
         images_per_second=len(splits.train) / seconds,
+        compiles=compiles,
     )

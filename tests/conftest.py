@@ -1,12 +1,16 @@
 """What tests share: a cache of their own, a fresh MLflow store, and the real `mlflow run`."""
 
 import os
+import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -145,3 +149,68 @@ def cpu() -> None:
     from fmnist import device
 
     device.select("cpu", "tensorflow")
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+class Postgres:
+    """A PostgreSQL server on loopback."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._folder, self._as_user, self._programs = folder, [], programs
+        if os.getuid() == 0:  # as root it refuses to run
+            self._as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+            for each in (folder, *folder.parents[:2]):
+                each.chmod(0o755)
+            shutil.chown(folder, "nobody")
+        # not one that the system may give to a client while the server is stopped
+        self._port = next(port for port in random.sample(range(20_000, 30_000), 100) if _is_free(port))
+        self.storage = f"postgresql://fmnist@127.0.0.1:{self._port}/postgres"
+        made = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "fmnist", "-A", "trust", "--no-sync"]
+        subprocess.run([*self._as_user, *made], check=True, capture_output=True, cwd=folder)
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        from fmnist.errors import FmnistError
+        from fmnist.tuning import studies
+
+        options = {"port": self._port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self._folder}
+        options["fsync"] = "off"
+        texts = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
+        self._server = subprocess.Popen(
+            [*self._as_user, str(self._programs / "postgres"), "-D", str(self._folder / "data"), *texts],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        give_up = time.monotonic() + 30
+        while True:
+            try:
+                return studies.check_storage(self.storage)
+            except FmnistError:
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stops it, whoever is connected."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL server."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
+    programs = next((folder for folder in found if (folder / "initdb").exists()), None)
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+    server = Postgres(programs, tmp_path_factory.mktemp("postgres"))
+    try:
+        yield server
+    finally:
+        server.stop()

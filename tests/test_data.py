@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fmnist import data
-from fmnist.data import download, synthetic
+from fmnist.data import datasets, download, synthetic
 from fmnist.data.idx import read
 from fmnist.data.splits import _stratified
 from fmnist.errors import FmnistError
@@ -118,6 +118,32 @@ def test_the_environment_names_the_folder_too(tmp_path, monkeypatch):
     assert data.load("folder", data_dir="", validation=Validation(10), seed=0).manifest["counts"]["test"] == 10
 
 
+@pytest.mark.parametrize("place", [".", "fashion-mnist"])
+def test_the_environments_folder_serves_each_dataset_from_itself_or_a_folder_of_its_name(
+    official_files, tmp_path, monkeypatch, place
+):
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    for path in official_files.glob("*.gz"):
+        (folder / path.name).symlink_to(path)
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(datasets, "fetch", lambda *_: pytest.fail("fetched"))
+    splits = data.load("fashion-mnist", data_dir="", validation=Validation(5000), seed=0)
+    assert splits.manifest["counts"]["train"] == 55_000
+
+
+def test_another_datasets_files_in_the_environments_folder_are_passed_over_with_a_line_that_says_so(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(write_dataset(tmp_path)))
+    monkeypatch.setattr(datasets, "fetch", unreachable)
+    with (
+        pytest.warns(datasets.DataDirWarning, match=r"FMNIST_DATA_DIR is passed over for mnist: .*train-images"),
+        pytest.raises(download.UnavailableError),
+    ):
+        data.load("mnist", data_dir="", validation=Validation(10), seed=0)
+
+
 def test_validation_is_the_last_training_images_unless_said_otherwise(tmp_path):
     write_dataset(tmp_path)
     images = read(tmp_path / "train-images-idx3-ubyte.gz")
@@ -163,7 +189,7 @@ def test_what_is_prepared_is_not_prepared_again_unless_it_was_harmed(tmp_path, m
     write_dataset(tmp_path, seed=7)
     first = load_folder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_split", lambda *_: pytest.fail("prepared again"))
+        patch.setattr(data, "cut", lambda *_: pytest.fail("prepared again"))
         again = load_folder(tmp_path)
     np.testing.assert_array_equal(first.train.images, again.train.images)
     assert first.manifest == again.manifest
@@ -197,7 +223,7 @@ def test_synthetic_images_are_always_the_same():
 
 
 def test_auto_falls_back_to_synthetic_with_a_loud_warning(monkeypatch):
-    monkeypatch.setattr(data, "fetch", unreachable)
+    monkeypatch.setattr(datasets, "fetch", unreachable)
     with pytest.warns(data.SyntheticFallback, match="MADE-UP IMAGES"):
         splits = data.load("auto", data_dir="", validation=Validation(5000), seed=0)
     assert splits.manifest["dataset"] == "synthetic"
@@ -205,7 +231,7 @@ def test_auto_falls_back_to_synthetic_with_a_loud_warning(monkeypatch):
 
 
 def test_fashion_mnist_never_falls_back(monkeypatch):
-    monkeypatch.setattr(data, "fetch", unreachable)
+    monkeypatch.setattr(datasets, "fetch", unreachable)
     with pytest.raises(download.UnavailableError):
         data.load("fashion-mnist", data_dir="", validation=Validation(5000), seed=0)
 

@@ -37,9 +37,14 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"benchmark.verdict"},
     {"tuning"},
     {"tuning.studies", "tuning.workers", "tuning.figures"},
+    {"tuning.sampling"},
     {"tuning.trials"},
-    {"tuning.leader", "tuning.candidates"},
+    {"tuning.candidates"},
     {"tuning.verdict"},
+    {"tuning.leader"},
+    {"serving.loader", "serving.conversion"},
+    {"serving.flavor"},
+    {"serving"},
     {"tracking"},
     {"tracking.runs", "tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
@@ -47,19 +52,37 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"cli"},
 ]
 HOMES = {
+    "ai_edge_litert": {"serving.loader"},
     "mlflow": {
+        *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
     },
     "click": {"cli"},
-    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device"},
+    "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
     "jax": {"engine", "engine.jax", "device"},
-    "optuna": {f"tuning.{name}" for name in ("studies", "trials", "leader", "candidates", "verdict", "figures")},
+    "keras": {
+        "engine",
+        "engine.compiled",
+        "engine.fit",
+        "engine.randomness",
+        "device",
+        "models",
+        "benchmark.cell",
+        "tuning.trials",
+        "serving.flavor",
+        "serving.conversion",
+        "serving.loader",
+    },
+    "optuna": {
+        f"tuning.{name}"
+        for name in ("studies", "trials", "leader", "candidates", "verdict", "figures", "sampling")
+    },
     "ray": {"tuning.workers"},
     "psycopg": {"tuning.studies"},
     "seaborn": {"plots.benchmark", "plots.evaluation"},
     "psutil": {"machine", "processes", "benchmark.cell"},
-    "filelock": {"cache", "checkpoint"},
+    "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
     "PIL": {"evaluation.corruptions"},
@@ -124,11 +147,12 @@ def test_conda_and_pyproject_bound_the_same_versions():
         for entry in yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
         if isinstance(entry, dict)
     ]
-    tensorflow = project["optional-dependencies"]["gpu"][0]
+    tensorflow, *others = project["optional-dependencies"]["gpu"]
     assert pip == [
         *project["dependencies"],
         f"{tensorflow}; sys_platform == 'linux'",
         f"{tensorflow.replace('[and-cuda]', '')}; sys_platform != 'linux'",
+        *others,
     ]
 
 

@@ -70,3 +70,14 @@ def test_a_bad_hyperparameter_is_refused(model, text, message):
 def test_lenet_can_be_built_with_any_allowed_shape(text, cpu):
     model = MODELS["lenet"].build(MODELS["lenet"].hyperparameters(text), precision="float32", seed=0)
     assert model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("argument", ["width", "width=3", "width: int = 3"])
+def test_an_argument_that_does_not_say_what_it_may_be_gets_a_sentence(argument):
+    code: dict[str, object] = {}
+    exec(f"def builder(*, {argument}): return []", code)
+    model = fmnist.models.Model("mine", code["builder"], fmnist.models.Recipe("sgd", 0.1, 1, 1), {})
+    with pytest.raises(
+        FmnistError, match=r"model mine: expected of its argument width a default and an annotation"
+    ):
+        model.hyperparameters("")

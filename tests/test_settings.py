@@ -90,6 +90,7 @@ def test_auto_leaves_a_value_to_the_recipe():
         ("validation", "half", "validation: expected a number of images"),
         ("validation", "0", "validation: expected a number of images of at least 1"),
         ("seed", "-1", "seed: expected at least 0"),
+        ("batch_parts", "0", "batch_parts: expected at least 1"),
         ("device", "tpu", "unknown device 'tpu'."),
         ("tensorboard", "maybe", "tensorboard: expected true or false; received 'maybe'"),
         ("registered_model", "a/b", "registered_model: expected a name without / and :"),
@@ -102,3 +103,9 @@ def test_a_bad_value_is_refused_in_one_line_that_says_what_was_expected(name, te
         settings.parse(settings.Train, {name: text})
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [{"backend": "jax"}, {"trainer": "fit"}])
+def test_parts_of_a_batch_are_refused_where_nothing_works_on_parts(other):
+    with pytest.raises(FmnistError, match=r"batch_parts=2: .*Type -P batch_parts=1"):
+        settings.parse(settings.Train, {"batch_parts": "2", **other})

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, Store
+from mlflow import MlflowClient
 
 from fmnist import data, machine, training
 from fmnist.evaluation import evaluate
@@ -104,6 +105,12 @@ def test_the_device_and_the_versions_are_those_really_used(run):
     assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
     assert tags["version.keras"] == machine.versions()["keras"]
     assert int(tags["device.threads"]) == machine.num_threads()
+    parts = "2" if machine.num_threads() == 2 else "1"
+    assert (tags["device.batch_parts"], tags["device.tf32"], tags["device.deterministic"]) == (
+        parts,
+        "False",
+        "True",
+    )
 
 
 def test_the_data_is_an_input_with_a_digest_over_all_bytes(run):
@@ -129,7 +136,7 @@ def test_system_metrics_are_logged(run):
     assert "system/cpu_utilization_percentage" in run.data.metrics
 
 
-def test_the_model_is_registered_with_tags_and_an_unnamed_signature(store, result):
+def test_the_model_is_registered_with_tags_and_both_flavours(store, run, result):
     import mlflow
 
     assert result["registered"] == "fashion-mnist/1"
@@ -138,16 +145,18 @@ def test_the_model_is_registered_with_tags_and_an_unnamed_signature(store, resul
     assert version.tags["test.accuracy"] == f"{result['test_accuracy']:.4f}"
     with tracked_in(store):
         model = mlflow.models.get_model_info(version.source)
-    (tensor,) = model.signature.inputs.inputs
-    assert (tensor.name, tensor.shape, tensor.type) == (None, (-1, 28, 28), np.dtype("float32"))
+    assert model.signature.outputs.input_names() == ["label", "class_name", "probabilities"]
     assert len(model.metadata["class_names"]) == 10
-    assert "keras" in model.flavors
+    assert {"keras", "python_function"} <= set(model.flavors)
+    assert version.tags["serving"] == run.data.tags["serving"] == "litert"
 
 
 def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
     import mlflow
 
-    from fmnist import device, tracking
+    from fmnist import device
+    from fmnist.tracking import models, runs
+    from fmnist.tracking import training as log
 
     store = new_store()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
@@ -155,17 +164,18 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     with tracked_in(store):
         plan = training.plan(settings)
-        with tracking.run(settings):
-            trained = training.train(plan, splits, tracking.log_epoch)
+        with runs.run(settings):
+            trained = training.train(plan, splits, log.log_epoch)
             used = device.Device("cpu", "some CPU", 1, False, {})
-            result = tracking.log_summary(trained, plan, splits, used)
-            result["model_uri"] = tracking.log_model(trained, splits, plan)
-            assert tracking.register(result, "fashion-mnist") == "fashion-mnist/1"
+            result = log.log_end(trained, plan, splits, used, tensorboard=False)
+            assert models.register(result, "fashion-mnist") == "fashion-mnist/1"
+            assert models.register(result, "fashion-mnist") == "fashion-mnist/1"  # once is enough
         images = splits.test.images[:200].astype(np.float32)
         loaded = mlflow.keras.load_model("models:/fashion-mnist/1")(images).numpy()
         served = mlflow.pyfunc.load_model("models:/fashion-mnist/1").predict(images)
     np.testing.assert_allclose(loaded, trained.test_probabilities[:200], atol=1e-6)
-    np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-6)
+    served = [answer["probabilities"] for answer in served]
+    np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-5)
 
 
 def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_store):
@@ -220,6 +230,100 @@ def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_sto
     version = store.client.get_model_version("fashion-mnist", "1")
     best = max(runs.values(), key=lambda run: run.data.metrics["val/final_accuracy"])
     assert version.tags["seed"] == best.data.params["recipe.seed"]
+
+
+BREAKS_IN_REGISTERING = """
+import runpy, sys
+from fmnist.tracking import models
+kept, left = models.register, [int(sys.argv.pop(1))]
+
+def register(*arguments, **more):
+    if left[0]:
+        raise RuntimeError("the registry is away")
+    return kept(*arguments, **more)
+
+models.register = register
+runpy.run_module("entry_points.train", run_name="__main__")
+"""
+BREAKS_IN_THE_SECOND_SEED = """
+import runpy, os, signal
+from fmnist import training
+kept = training.train
+
+def train(plan, *arguments, **more):
+    if plan.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kept(plan, *arguments, **more)
+
+training.train = train
+runpy.run_module("entry_points.train", run_name="__main__")
+"""
+
+
+def test_what_failed_after_the_last_epoch_is_finished_once(new_store):
+    store = new_store()
+    parameters = ["--dataset", "synthetic", "--model", "mlp", "--epochs", "1", "--resume", "auto"]
+    failed = store.run([sys.executable, "-c", BREAKS_IN_REGISTERING, "1", *parameters])
+    assert "the registry is away" in failed.stderr
+    (trained,) = store.client.search_runs([store.experiment])
+    assert (trained.info.status, store.client.search_registered_models()) == ("FAILED", [])
+    again = store.run([sys.executable, "-m", "entry_points.train", *parameters])
+    assert "epoch" not in again.stderr  # nothing was trained
+    assert result_of(again)["run_id"] == trained.info.run_id
+    (version,) = store.client.search_model_versions("name = 'fashion-mnist'")
+    assert version.run_id == trained.info.run_id
+    assert len(store.client.search_logged_models([store.experiment])) == 1
+    anew = result_of(store.run([sys.executable, "-m", "entry_points.train", *parameters]))
+    assert anew["run_id"] != trained.info.run_id  # it was done: nothing is left to go on from
+
+
+def test_a_seed_that_had_ended_is_not_trained_again(new_store):
+    store = new_store()
+    parameters = [
+        "--dataset",
+        "synthetic",
+        "--model",
+        "mlp",
+        "--epochs",
+        "1",
+        "--repeats",
+        "2",
+        "--resume",
+        "auto",
+    ]
+    killed = store.run([sys.executable, "-c", BREAKS_IN_THE_SECOND_SEED, *parameters])
+    assert killed.returncode == -signal.SIGKILL
+    names = {run.info.run_name: run.info.run_id for run in store.client.search_runs([store.experiment])}
+    done = store.run([sys.executable, "-m", "entry_points.train", *parameters])
+    result = result_of(done)
+    assert done.stderr.count("mlp epoch 1/1") == 1
+    query = f"tags.mlflow.parentRunId = '{result['run_id']}'"
+    seeds = store.client.search_runs([store.experiment], query)
+    assert {run.data.params["recipe.seed"] for run in seeds} == {"0", "1"}
+    assert names["mlp seed 0"] in {run.info.run_id for run in seeds}
+    assert {run.info.status for run in seeds} == {"FINISHED"}
+
+
+def test_six_processes_that_open_a_fresh_store_at_once_all_succeed_even_if_a_seventh_is_killed(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    opens = "from fmnist.tracking import runs; runs.open_store()"
+    dies = (
+        "import mlflow, os, signal; from fmnist.tracking import runs\n"
+        "def torn(*uri):\n"
+        "    open(f'{uri[0]}'.removeprefix('sqlite:///'), 'wb').write(b'SQLite format 3') if uri else None\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "mlflow.MlflowClient = torn\n"
+        "runs.open_store()"
+    )
+    codes = [dies, *[opens] * 6]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, **pipes) for code in codes
+    ]
+    messages = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, *[0] * 6], messages
+    store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [each.name for each in store.search_experiments()] == ["Default"]
 
 
 def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_alike_under_tensorflow(
@@ -360,6 +464,7 @@ def test_a_tracking_store_that_takes_no_run_is_said_in_one_line(new_store):
         (signal.SIGINT, True, "epoch 1/"),  # Ctrl-C in a terminal reaches the launcher and the script
         (signal.SIGTERM, True, "=== Running command"),  # before the script has come to its run
         (signal.SIGTERM, False, "epoch 1/"),  # to the script alone, as a scheduler does
+        (signal.SIGHUP, False, "epoch 1/"),  # a terminal that is closed
     ],
 )
 def test_an_interrupted_run_is_killed(new_store, number, to_group, wait_for):

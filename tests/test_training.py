@@ -3,6 +3,7 @@
 import gc
 from dataclasses import replace
 from statistics import fmean, stdev
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fmnist.data import Split, Splits
 from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
+from fmnist.models import Model, Range, Recipe
 from fmnist.registry import MODELS
 from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation, parse
 
@@ -103,6 +105,47 @@ def test_half_batches_side_by_side_train_as_whole_ones(handful):
     assert halves == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.fixture
+def across(monkeypatch):
+    """A model that normalizes over the batch, and one that does so in a layer that nobody knows."""
+    import keras
+
+    class Centred(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
+
+    def known(*, momentum: Annotated[float, Range(0, 1)] = 0.5):
+        return [keras.layers.Flatten(), keras.layers.BatchNormalization(momentum=momentum)]
+
+    def unknown(*, width: Annotated[int, Range(1, 64)] = 8):
+        return [keras.layers.Flatten(), keras.layers.Dense(width), Centred()]
+
+    models = {
+        name: Model(name, each, Recipe("sgd", 0.01, 16, 1), {}) for name, each in (("a", known), ("b", unknown))
+    }
+    monkeypatch.setattr(MODELS, "_entries", MODELS._entries | models)
+
+
+def test_batch_normalization_has_the_statistics_of_the_whole_batch(across, handful):
+    device = Device("cpu", "two threads", 2, False, {})
+    assert training.settle(training.plan(Train(model="mlp", batch_parts=1)), device).batch_parts == 1
+    plan = training.settle(training.plan(Train(model="a", batch_size=70)), device)
+    assert plan.batch_parts == 1
+    *_, moving_mean, moving_variance = (
+        weight.numpy() for weight in training.fit(plan, handful, lambda _: None).model.layers[-3].weights
+    )
+    pixels = handful.train.images.reshape(70, -1) / 255
+    np.testing.assert_allclose(moving_mean, 0.5 * pixels.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(moving_variance, 0.5 + 0.5 * pixels.var(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["a", "b"])
+def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(across, handful, model):
+    plan = training.plan(Train(model=model, batch_parts=2))
+    with pytest.raises(FmnistError, match=r"looks across the batch; type -P batch_parts=1"):
+        training.fit(plan, handful, lambda _: None)
+
+
 def test_stock_fit_is_as_accurate_as_the_compiled_trainer_within_the_noise_of_seeds(official_files):
     splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
     fewer = Split(splits.train.images[:15_000], splits.train.labels[:15_000])
@@ -140,41 +183,25 @@ def test_auto_takes_bfloat16_where_device_and_model_gain_by_it(model, has_bfloat
 def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trainer, cache):
     """With patience, whose best weights and whose end must carry over too; from the disk and back."""
     settings = {"model": "mlp_dropout", "augment": "shift", "batch_size": 16, "patience": 4, "trainer": trainer}
-    plan = training.plan(Train(**settings, epochs=30, learning_rate=0.01))
+    plan = training.plan(settings_of(**settings, epochs=30, learning_rate=0.01))
+    identity = training.identity(plan, handful, "cpu")
     states: list[checkpoint.Checkpoint] = []
     told: list[int] = []
     whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
-    checkpoint.save("run-of-test", "digest", states[2])
-    name, start = checkpoint.find("run-of-test", "digest")
-    assert name == "run-of-test"
+    with checkpoint.Keeper("run-of-test", identity) as keeper:
+        keeper.save(states[2])
+        with pytest.raises(FmnistError, match="is still at work"):
+            checkpoint.find("run-of-test", identity)
+        assert checkpoint.find("auto", identity) is None
+    found = checkpoint.find("run-of-test", identity)
+    start = found.checkpoint
     again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
+    assert [epoch.number for epoch in again.history if epoch.compiles] == [1, 4]  # neither is a steady epoch
+    checkpoint.discard(found)
     assert told == [epoch.number for epoch in whole.history]
     assert again.kept.number == whole.kept.number
     for left, right in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-
-
-def test_the_last_two_checkpoints_are_kept_and_a_torn_one_is_passed_over(cache):
-    for count in (1, 2, 3):
-        state = checkpoint.Checkpoint([np.full(3, count)], [], count, [{}] * count)
-        checkpoint.save("torn", "digest of torn", state)
-    newest, older = sorted((cache / "checkpoints" / "torn").glob("*.npz"), reverse=True)
-    newest.write_bytes(newest.read_bytes()[:100])
-    _, found = checkpoint.find("auto", "digest of torn")
-    assert found.state[0].tolist() == [2, 2, 2]
-    older.unlink()
-    assert checkpoint.find("auto", "digest of torn") is None
-
-
-def test_a_checkpoint_of_something_else_or_of_nobody_is_refused():
-    checkpoint.save("mine", "digest of mine", checkpoint.Checkpoint([np.zeros(1)], [], 1, [{}]))
-    with pytest.raises(FmnistError, match="are of another training"):
-        checkpoint.find("mine", "digest of another")
-    with pytest.raises(FmnistError, match="has no checkpoint"):
-        checkpoint.find("nobody", "digest of mine")
-    assert checkpoint.find("auto", "digest of another") is None
-    checkpoint.discard("mine")
-    assert checkpoint.find("auto", "digest of mine") is None
 
 
 def test_bfloat16_computes_the_layers_and_leaves_probabilities_in_float32(handful):

@@ -13,7 +13,7 @@ if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     method = Method(**request["method"] | {"levels": tuple(request["method"]["levels"])})
     try:
-        result = measure(Cell(**request["cell"]), method)
+        result = measure(Cell(**request["cell"]), method, request["started"])
     except FmnistError as reason:
         result = {"skipped": str(reason)}
     print(json.dumps(result), flush=True)

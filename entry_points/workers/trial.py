@@ -13,20 +13,17 @@ from fmnist.tuning import trials
 def work(request: str) -> None:
     task = trials.Task(**json.loads(request))
     settings = parse(Tune, task.settings)
-    with processes.pinned(task.num_threads):
-        _work(task, settings)
+    quiet = processes.Quiet(wanted="latency" in settings.objective)
+    with processes.pinned(task.num_threads), quiet:
+        search = trials.plan(settings)
+        splits = data.load(
+            settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
+        )
+        used = device.select(settings.device, settings.backend)
+        search = dataclasses.replace(search, base=training.settle(search.base, used))
+        from fmnist.tracking import search as tracking
 
-
-def _work(task: trials.Task, settings: Tune) -> None:
-    search = trials.plan(settings)
-    splits = data.load(
-        settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
-    )
-    used = device.select(settings.device, settings.backend)
-    search = dataclasses.replace(search, base=training.settle(search.base, used))
-    from fmnist.tracking import search as tracking
-
-    trials.work(task, search, splits.without_test(), used, tracking)
+        trials.work(task, search, splits.without_test(), used, tracking, quiet)
 
 
 if __name__ == "__main__":

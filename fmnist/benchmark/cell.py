@@ -6,7 +6,8 @@ Devices and threads are fixed at first use, and peak memory is of the whole proc
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from fmnist import data, device, machine, training
-from fmnist.settings import Train, Validation
+from fmnist.settings import Train, Validation, parse
 
 if TYPE_CHECKING:
     import keras
@@ -44,6 +45,8 @@ class Cell:
     trainer: str
     precision: str
     batch_size: int
+    batch_parts: str
+    """As asked for: a number, or `auto`."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,13 @@ class Method:
     seed: int
 
 
-def measure(cell: Cell, method: Method) -> dict[str, Any]:
+def measure(cell: Cell, method: Method, started: float) -> dict[str, Any]:
     """The figures of a cell, seconds unless the name says otherwise.
+
+    Args:
+        cell: What to measure.
+        method: How.
+        started: When the parent started this process, by `time.monotonic`, which is one clock for both.
 
     Raises:
         FmnistError: If the device or the backend isn't there.
@@ -68,7 +76,7 @@ def measure(cell: Cell, method: Method) -> dict[str, Any]:
     before = machine.state()
     device.refuse_missing(cell.device, cell.backend)
     used = device.select(cell.device, cell.backend, stock=cell.trainer == "fit")
-    measured = _ops(cell) if cell.model == OP else _model(cell, method, used)
+    measured = _ops(cell, used) if cell.model == OP else _model(cell, method, used, started)
     after = machine.state()
     return {
         **measured,
@@ -82,16 +90,14 @@ def measure(cell: Cell, method: Method) -> dict[str, Any]:
     }
 
 
-def _model(cell: Cell, method: Method, used: device.Device) -> dict[str, Any]:
+def _model(cell: Cell, method: Method, used: device.Device, started: float) -> dict[str, Any]:
     import keras  # noqa: F401  # its import is part of the cold time
 
     from fmnist import engine as engines
 
-    import_seconds = time.time() - psutil.Process().create_time()
-    plan = training.plan(
-        Train(model=cell.model, trainer=cell.trainer, backend=cell.backend, precision=cell.precision)
-    )
-    plan = training.settle(plan, used)
+    import_seconds = time.monotonic() - started
+    names = ("model", "trainer", "backend", "precision", "batch_parts")
+    plan = training.settle(training.plan(parse(Train, {name: getattr(cell, name) for name in names})), used)
     splits = data.load(method.dataset, data_dir=method.data_dir, validation=Validation(1), seed=0)
     images = np.concatenate([splits.train.images, splits.validation.images])[: method.images]
     labels = np.concatenate([splits.train.labels, splits.validation.labels])[: method.images]
@@ -115,7 +121,7 @@ def _model(cell: Cell, method: Method, used: device.Device) -> dict[str, Any]:
         "num_parameters": model.count_params(),
         "inference_flops_per_image": forward,
         "training_flops_per_image": forward + backward,
-        "batch_parts": plan.batch_parts,
+        "conditions": asdict(device.conditions(used, cell.backend, batch_parts=plan.batch_parts, xla=engine.xla)),
     }
     if "epoch" in method.levels:
         warmup = [engine.train_epoch(method.seed, 0).seconds]
@@ -152,15 +158,16 @@ def latencies(predict: Callable[[NDArray[np.uint8]], Any], images: NDArray[np.ui
 
 
 def _is_warm(seconds: list[float], warmup: int | None) -> bool:
-    return len(seconds) >= (warmup or MAX_WARMUP) or (warmup is None and _agree(seconds))
+    return len(seconds) >= (warmup or MAX_WARMUP) or (warmup is None and bool(_agree(seconds)))
 
 
-def _agree(seconds: list[float]) -> bool:
-    return len(seconds) > 1 and abs(seconds[-1] - seconds[-2]) <= AGREE * seconds[-2]
+def _agree(seconds: list[float]) -> bool | None:
+    """Whether the last two epochs took alike; of one epoch nothing can be said."""
+    return abs(seconds[-1] - seconds[-2]) <= AGREE * seconds[-2] if len(seconds) > 1 else None
 
 
-def _ops(cell: Cell) -> dict[str, Any]:
-    """One matrix product, whose rate is the peak that training is held against, and one convolution."""
+def _ops(cell: Cell, used: device.Device) -> dict[str, Any]:
+    """One matrix product, whose rate training is held against, and one convolution."""
     import keras
 
     dtype, side, shape = cell.precision, MATMUL_SIDE[cell.device], CONVOLUTION
@@ -174,16 +181,14 @@ def _ops(cell: Cell) -> dict[str, Any]:
     pixels = array(shape["batch"], shape["side"], shape["side"], shape["inputs"])
     kernel = array(shape["kernel"], shape["kernel"], shape["inputs"], shape["outputs"])
     places = shape["batch"] * shape["side"] ** 2
-    matmul = _repeat(lambda: keras.ops.matmul(matrix, matrix))
-    convolution = _repeat(lambda: keras.ops.conv(pixels, kernel, padding="same", data_format="channels_last"))
+    convolve = partial(keras.ops.conv, pixels, kernel, padding="same", data_format="channels_last")
+    xla = cell.backend == "jax"
     return {
-        "matmul_side": side,
-        "matmul_seconds": matmul,
-        "matmul_flops_per_second": 2 * side**3 / min(matmul),
-        "convolution_seconds": convolution,
-        "convolution_flops_per_second": (
-            2 * places * shape["kernel"] ** 2 * shape["inputs"] * shape["outputs"] / min(convolution)
-        ),
+        "matmul_flops": 2 * side**3,
+        "matmul_seconds": _repeat(lambda: keras.ops.matmul(matrix, matrix)),
+        "convolution_flops": 2 * places * shape["kernel"] ** 2 * shape["inputs"] * shape["outputs"],
+        "convolution_seconds": _repeat(convolve),
+        "conditions": asdict(device.conditions(used, cell.backend, batch_parts=1, xla=xla)),
     }
 
 

@@ -11,17 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from fmnist.benchmark.grid import CELL, Row
+from fmnist import machine
+from fmnist.benchmark.grid import CELL, CONDITIONS, Row
 from fmnist.registry import MODELS
+from fmnist.settings import AUTO
+from fmnist.statistics import Spread, spread
 
 # What must agree for two figures to be of one thing.
-COMPARED = ("precision", "images", "dataset", "commit")
+COMPARED = ("precision", "images", "dataset", "commit", *CONDITIONS)
 
 
 def differences(one: Row, other: Row) -> list[str]:
     """What sets two rows apart beside what was asked for: a ratio of the two is not of the device alone."""
     facts = [
-        {name: str(each[name]) for name in COMPARED}
+        {
+            name.removeprefix("device."): machine.UNKNOWN if each[name] is None else str(each[name])
+            for name in COMPARED
+        }
         | each["environment"]["machine"]
         | each["environment"]["versions"]
         for each in (one, other)
@@ -38,22 +44,20 @@ class Ratio:
     row: Row
     reference: Row
     label: str
-    median: float
-    """Ratio of the medians over all epochs."""
-    low: float
-    high: float
-    """Least and greatest ratio of medians within one round."""
+    times_as_fast: Spread
+    """Over the rounds, of which each gives one ratio, of its two medians."""
     differences: list[str]
 
 
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Each epoch time against stock fit on the same device, and each GPU's against the same on the CPU."""
-    timed = {tuple(row[name] for name in CELL): row for row in rows if row.get("epoch_seconds_median")}
+    """Each epoch time against stock fit, the same on the CPU, and the same with a batch worked on whole."""
+    timed = {tuple(row[name] for name in CELL): row for row in rows if row["epoch_seconds_median"]}
     found = []
     for row in timed.values():
         for label, change in (
-            ("stock fit", {"trainer": "fit", "precision": "float32"}),
+            ("stock fit", {"trainer": "fit", "precision": "float32", "batch_parts": AUTO}),
             ("CPU", {"device": "cpu"}),
+            ("whole batches", {"batch_parts": "1"}),
         ):
             other = timed.get(tuple((row | change)[name] for name in CELL))
             if other is not None and other is not row:
@@ -67,16 +71,16 @@ def ratio(row: Row, reference: Row, label: str) -> Ratio:
         statistics.median(theirs) / statistics.median(ours)
         for ours, theirs in zip(row["epoch_seconds_by_round"], reference["epoch_seconds_by_round"], strict=False)
     ]
-    median = reference["epoch_seconds_median"] / row["epoch_seconds_median"]
-    return Ratio(row, reference, label, median, min(rounds), max(rounds), differences(row, reference))
+    return Ratio(row, reference, label, spread(rounds), differences(row, reference))
 
 
 def crossovers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The maps of `fmnist.plots.crossover`, one for each way of training that was timed on CPU and GPU."""
     times: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for row in rows:
-        if row.get("epoch_seconds_median"):
-            way = (row["model"], row["backend"], row["trainer"], row["precision"])
+        if row["epoch_seconds_median"]:
+            parts = () if row["batch_parts"] == AUTO else (f"batch_parts {row['batch_parts']}",)
+            way = (row["model"], row["backend"], row["trainer"], row["precision"], *parts)
             times.setdefault(way, {})[row["device"], row["width"], row["batch_size"]] = row
     found = []
     for way, cells in times.items():

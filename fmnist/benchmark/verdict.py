@@ -3,19 +3,19 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist.benchmark.cell import OP, Cell
-from fmnist.benchmark.grid import CELL, Grid, Measurement, Row, sum_up
-from fmnist.benchmark.ratios import COMPARED, ratio, ratios
+from fmnist.benchmark.grid import Grid, Measurement, Row, figures, sum_up
+from fmnist.benchmark.ratios import ratio, ratios
 from fmnist.errors import FmnistError
-from fmnist.markdown import number, table
+from fmnist.markdown import median, number, table
 from fmnist.registry import MODELS
+from fmnist.settings import AUTO
 
 HEADS = (
-    *("cell", "s an epoch", "images/s", "start-up s", "input wait s", "share of peak", "latency ms, batch 1"),
+    *("cell", "s an epoch", "images/s", "start-up s", "input wait s", "share of matmul", "latency ms, batch 1"),
     *("inference images/s", "host MiB", "power W"),
 )
 # The classic claim: minutes to train cnn64 on a CPU and on a GPU. Source: one of the notebooks that this
@@ -27,13 +27,20 @@ def read(path: str) -> list[Row]:
     """The rows of another run's benchmark.json.
 
     Raises:
-        FmnistError: If there is no such file, or it is something else.
+        FmnistError: If there is no such file, or it isn't all that a comparison needs.
     """
     try:
-        rows = json.loads(Path(path).expanduser().read_text())["rows"]
-        return [{name: row[name] for name in row} for row in rows if {*CELL, *COMPARED, "environment"} <= set(row)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FmnistError(f"against: expected the benchmark.json of another run at {path}; {error!r}") from None
+        rows: list[Row] = json.loads(Path(path).expanduser().read_text())["rows"]
+        timed = [row for row in rows if name_of(row) and row["epoch_seconds_median"]]
+        for row in timed:
+            ratio(row, row, "itself")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FmnistError(
+            f"against: expected the benchmark.json of another run at {path}, whole and of this version; {error!r}"
+        ) from None
+    if not timed:
+        raise FmnistError(f"against: expected epoch times in {path}, received none; run it with -P level=epoch")
+    return rows
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -59,14 +66,16 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
         "",
         f"Seconds are medians (min-max, n) over {grid.rounds} rounds of {method.epochs} epochs after a warm-up "
         f"{'until two epochs agree to 5 %' if method.warmup is None else f'of {method.warmup}'}; validation and "
-        "start-up are outside. Peak: the best matrix product of the same device and precision.",
+        "start-up are outside. Share of matmul: operations a second against those of a matrix product on the same "
+        "device in the same precision, medians both."
+        + ("" if any(each["device.tf32"] for each in rows) else " TF32 is off everywhere, in stock fit too."),
         "",
         *table(
             HEADS,
             [
                 (
                     name_of(each),
-                    _spread(each, "epoch_seconds"),
+                    median(figures(each, "epoch_seconds")),
                     number(each["images_per_second"], ",.0f"),
                     number(each["startup_seconds"], ".1f"),
                     number(
@@ -74,41 +83,47 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
                         ".2f",
                         none="none" if each["trainer"] == "compiled" else "unknown",
                     ),
-                    number(each["share_of_matmul_peak"], ".0%"),
-                    _spread(each, "latency_seconds", scale=1e3),
+                    number(each["share_of_matmul"], ".0%"),
+                    median(figures(each, "latency_seconds"), scale=1e3),
                     number(each["inference_images_per_second_median"], ",.0f"),
                     number(each["host_memory_bytes"] / 2**20 if each["host_memory_bytes"] else None, ",.0f"),
                     number(each["power_watts"], ".0f"),
                 )
                 for each in rows
-                if each["status"] == "measured" and each["model"] != OP
+                if each["rounds"] and each["model"] != OP
             ],
         ),
     ]
-    ops = [each for each in rows if each["status"] == "measured" and each["model"] == OP]
+    ops = [each for each in rows if each["rounds"] and each["model"] == OP]
     if ops:
         heads = ("one operation on", "matrix product, ms", "GFLOP/s", "convolution, ms", "GFLOP/s")
         lines += ["", *table(heads, [_op_texts(each) for each in ops])]
-    found = ratios(rows)
-    found += [ratio(each, other, "the other run") for each in rows for other in others if _same_cell(each, other)]
+    pairs = [(each, other) for each in rows for other in others if _same_training(each, other)]
+    found = [*ratios(rows), *(ratio(each, other, "the other run") for each, other in pairs)]
     if found:
         compared = [
             (
                 name_of(each.row),
-                f"**{each.median:.2f}x** ({each.low:.2f}-{each.high:.2f})",
+                f"**{each.times_as_fast.median:.2f}x** ({each.times_as_fast.min:.2f}-"
+                f"{each.times_as_fast.max:.2f}, {each.times_as_fast.n})",
                 f"{each.label}: {name_of(each.reference)}",
                 "; ".join(each.differences) or "nothing else",
             )
             for each in found
         ]
-        names = ("cell", "times as fast (least-greatest within a round)", "as", "what differs besides")
+        names = ("cell", "times as fast: median of the rounds (min-max, n)", "as", "what differs besides")
         lines += ["", *table(names, compared)]
+        if any(each.times_as_fast.n == 2 for each in found):
+            lines += ["", "Of two rounds (n = 2) the median is the mean, and min and max are all there is."]
+    left_out = [name_of(each) for each in others if not any(each is other for _, other in pairs)]
+    if left_out:
+        lines += ["", f"- left out of the other run, with no times of the same training: {'; '.join(left_out)}"]
     unmeasured = [each for each in rows if each["status"] != "measured"]
     for status, reason in dict.fromkeys((each["status"], each["reason"]) for each in unmeasured):
         named = "; ".join(name_of(each) for each in unmeasured if each["reason"] == reason)
         lines += ["", f"- {status}, {reason}: {named}"]
     for each in rows:
-        if not each.get("warmup_agreed", True):
+        if each["warmup_agreed"] is False:
             lines += ["", f"- {name_of(each)}: epochs still differed by more than 5 % when the warm-up ended"]
     return "\n".join([*lines, "", *_claim(rows)]) + "\n"
 
@@ -117,7 +132,8 @@ def name_of(row: Row) -> str:
     """A row's cell in words."""
     width = "" if row["width"] == 1 else f" x{row['width']:g}"
     trained = "" if row["model"] == OP else f", {row['trainer']}, batch {row['batch_size']}"
-    return f"{row['model']}{width} on {row['device']}, {row['backend']}{trained}, {row['precision']}"
+    parts = "" if row["batch_parts"] == AUTO else f", batch_parts {row['batch_parts']}"
+    return f"{row['model']}{width} on {row['device']}, {row['backend']}{trained}, {row['precision']}{parts}"
 
 
 def progress_text(cell: Cell, measurements: list[Measurement], grid: Grid) -> str:
@@ -126,14 +142,14 @@ def progress_text(cell: Cell, measurements: list[Measurement], grid: Grid) -> st
     if newest["status"] != "measured":
         return f"{name_of(newest)}: {newest['status']}: {newest['reason']}"
     for name in ("epoch_seconds", "latency_seconds", "matmul_seconds"):
-        if newest[f"{name}_median"] is not None:
-            return f"{name_of(newest)}: {name} {_spread(newest, name)}"
+        if known := figures(newest, name):
+            return f"{name_of(newest)}: {name} {median(known)}"
     return name_of(newest)
 
 
 def _claim(rows: Sequence[Row]) -> list[str]:
     own = [each for each in rows if each["model"] == CLAIM_MODEL and each["width"] == 1]
-    timed = [each for each in own if each.get("epoch_seconds_median")]
+    timed = [each for each in own if each["epoch_seconds_median"]]
     if not timed:
         return []
     epochs = MODELS[CLAIM_MODEL].recipe.epochs
@@ -158,23 +174,16 @@ def _short(commit: str) -> str:
     return digits[:12] + plus + changes
 
 
-def _same_cell(one: Row, other: Row) -> bool:
+def _same_training(one: Row, other: Row) -> bool:
     """Whether two rows of different runs time the same training, whatever it ran on."""
-    names = ("model", "width", "trainer", "batch_size")
-    timed = one.get("epoch_seconds_median") and other.get("epoch_seconds_median")
+    names = ("model", "width", "trainer", "batch_size", "batch_parts")
+    timed = one["epoch_seconds_median"] and other["epoch_seconds_median"]
     return bool(timed) and all(one[name] == other[name] for name in names)
 
 
 def _op_texts(row: Row) -> list[str]:
     texts = [f"{row['device']}, {row['backend']}, {row['precision']}"]
     for op in ("matmul", "convolution"):
-        texts += [_spread(row, f"{op}_seconds", scale=1e3), number(row[f"{op}_flops_per_second"] / 1e9, ",.0f")]
+        rate = row[f"{op}_flops_per_second"]
+        texts += [median(figures(row, f"{op}_seconds"), scale=1e3), f"{rate / 1e9:,.0f}"]
     return texts
-
-
-def _spread(row: Row, name: str, *, scale: float = 1.0) -> str:
-    if row[f"{name}_median"] is None:
-        return "not measured"
-    median, low, high = (scale * row[f"{name}_{key}"] for key in ("median", "min", "max"))
-    digits = max(2 - math.floor(math.log10(median)), 0)
-    return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f}, {row[f'{name}_n']})"

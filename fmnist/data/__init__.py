@@ -30,7 +30,7 @@ def load(dataset: str, *, data_dir: str, validation: Validation, seed: int) -> S
         dataset: A name of the registry.
         data_dir: A folder with the four IDX files; empty for FMNIST_DATA_DIR or the download cache.
         validation: Which training images are the validation split.
-        seed: Of a stratified split; no other draw depends on it.
+        seed: Of a stratified split that names none; no other draw depends on it.
 
     Raises:
         FmnistError: If the data can't be had, isn't what it should be, or is too small to split.
@@ -50,18 +50,19 @@ def load(dataset: str, *, data_dir: str, validation: Validation, seed: int) -> S
             warnings.warn(f"TRAINING ON MADE-UP IMAGES, {fallback['fallback']}", SyntheticFallback, stacklevel=2)
     else:
         source = DATASETS[dataset].find(folder)
+    drawn_by = seed if validation.seed is None else validation.seed
     made = {
         "dataset": dataset,
         "format": FORMAT,
         "source": source.hashes,
         "split": f"{validation.count} stratified" if validation.stratified else f"last {validation.count}",
-        "seed": seed if validation.stratified else None,
+        "seed": drawn_by if validation.stratified else None,
     }
     prepared = cache.folder() / "prepared" / f"{dataset}-{cache.digest(made)}"
     names = DATASETS[dataset].class_names
     splits = read_prepared(prepared, names)
     if splits is None:
-        splits = cut(source.read(), validation, seed, names, made)
+        splits = cut(source.read(), validation, drawn_by, names, made)
         write_prepared(prepared, splits)
     for pair, count in splits.manifest["duplicates"].items():
         if count:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Trains and applies one model on the device of this process."""
 
+    xla: bool
+    """Whether XLA compiles a training step."""
+
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         """Trains for one epoch.
 

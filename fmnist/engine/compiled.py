@@ -14,6 +14,8 @@ from fmnist.engine.result import PREDICT_BATCH, Pass
 class CompiledEngine(ABC):
     """Implements `fmnist.engine.Engine`; a backend adds the epoch and the forward pass."""
 
+    xla: bool
+
     def __init__(
         self,
         model: keras.Model,

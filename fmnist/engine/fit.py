@@ -42,6 +42,7 @@ class FitEngine:
             self._fitted = keras.Model(pixels, model(changed))
         optimizer.build(model.trainable_variables)
         self._fitted.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        self.xla = bool(self._fitted.jit_compile)
         self._states = random_states(self._fitted)
         self._batch_size = batch_size
         self._images, self._labels = images.astype(np.float32), labels

@@ -1,7 +1,7 @@
 """The engine on JAX: a `lax.scan` over batches inside one jitted call, through Keras's stateless API.
 
-On a CPU, XLA runs what is inside a loop of its own on one thread (LeNet: 3.7 times slower on two cores), so
-there the batches follow one another as calls of one jitted step.
+On a CPU, XLA runs what is inside a loop of its own on one thread, so there the batches follow one another as
+calls of one jitted step.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ def _begin(state: State) -> Carry:
 
 class JaxEngine(CompiledEngine):
     """One call of a jitted function an epoch."""
+
+    xla = True
 
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._images, self._labels = jnp.asarray(images), jnp.asarray(labels)

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from fmnist.device import whole_batches_only
 from fmnist.engine.compiled import CompiledEngine
 
 
@@ -16,12 +17,24 @@ class TensorFlowEngine(CompiledEngine):
         self._images, self._labels = tf.constant(images), tf.constant(labels)
         # XLA joins the many small kernels of a step where each costs a launch; on a CPU it is slower. It
         # has no kernel for the image transformations of Keras's augmentation layers.
-        on_gpu = bool(tf.config.get_visible_devices("GPU"))
-        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=on_gpu and not self.augment)
+        self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.augment
+        self._epoch = tf.function(self._train_epoch, autograph=False, jit_compile=self.xla)
         self._forward = tf.function(self._predict, autograph=False)
+        if self.batch_parts > 1 and self._looks_across_batch():
+            raise whole_batches_only(self.model.name)
         # Keras sums gradients over replicas, of which there is one, by an operation that TensorFlow keeps, with
         # its graph and all that the graph holds, for as long as the process lives: 16 MB a training.
         self.optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+
+    def _looks_across_batch(self) -> bool:
+        """Whether what becomes of an image depends on others of its batch, or is remembered for the next batch."""
+        first, second = (tf.cast(self._images[start : start + 2, ..., 0], tf.float32) for start in (0, 2))
+        with tf.GradientTape() as tape:
+            tape.watch(second)
+            logits = self.logits(tf.concat([first, second], axis=0), training=True)[:2]
+        others = tape.gradient(logits, second)
+        states = [each for each in self.model.non_trainable_variables if "seed_generator" not in each.path]
+        return bool(states) or (others is not None and bool(tf.reduce_any(others != 0)))
 
     def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
         loss, correct = self._epoch(tf.constant(order.astype(np.int32)))

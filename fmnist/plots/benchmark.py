@@ -34,11 +34,11 @@ def epoch_times(labels: Sequence[str], times: Sequence[Mapping[str, float]]) -> 
 
 
 def speedups(labels: Sequence[str], figures: Sequence[tuple[float, float, float]]) -> Figure:
-    """Bars: how many times as fast, with the least and greatest ratio within a round.
+    """Bars: how many times as fast, with the least and greatest of a round.
 
     Args:
         labels: `(ratios,)`.
-        figures: Ratio of medians, least, greatest of each.
+        figures: Median, least, greatest of each over the rounds.
     """
     figure = Figure(figsize=(11, 1.2 + 0.5 * len(labels)), layout="constrained")
     panel = figure.subplots()
@@ -47,7 +47,7 @@ def speedups(labels: Sequence[str], figures: Sequence[tuple[float, float, float]
         panel.plot([low, high], [place, place], color="black", linewidth=1.5)
         panel.annotate(f"{median:.2f}x", (max(median, high), place), (6, -3), textcoords="offset points")
     panel.axvline(1, color="#999999", linestyle=":")
-    panel.set(yticks=range(len(labels)), xlabel="times as fast; line: least to greatest within a round")
+    panel.set(yticks=range(len(labels)), xlabel="times as fast: median of the rounds, and least to greatest")
     panel.set_yticklabels(labels, fontsize=8)
     panel.set_xlim(0, 1.15 * max(high for *_, high in figures))
     panel.invert_yaxis()

@@ -1,58 +1,37 @@
 """Logged models and the registry."""
 
-from importlib.metadata import PackageNotFoundError, version
+import json
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import numpy as np
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 
+from fmnist import serving
 from fmnist.data import Splits
 
 if TYPE_CHECKING:
     from fmnist.training import Fitted, Plan
 
-# What a served model needs; the rest of the environment stays out of it.
-_REQUIREMENTS = ("mlflow", "keras", "numpy")
-_BACKEND_REQUIREMENTS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax", "jaxlib")}
-
 
 def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
-    """Logs the Keras model; gives its URI.
-
-    It takes raw pixels, float32 `(batch, 28, 28)`, 0-255, and gives float32 `(batch, 10)`.
-    """
-    float32 = np.dtype(np.float32)
-    side = splits.test.images.shape[1]
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, side, side))]),
-        outputs=Schema([TensorSpec(float32, (-1, len(splits.class_names)))]),
-    )
-    logged = mlflow.keras.log_model(
+    """Logs the model; gives its URI. `fmnist.serving` says what it takes and gives."""
+    logged = serving.log_model(
         trained.model,
         name="model",
-        signature=signature,
-        pip_requirements=[
-            f"{name}=={version(name)}"
-            for name in (*_REQUIREMENTS, *_BACKEND_REQUIREMENTS[plan.backend])
-            if _installed(name)
-        ],
-        metadata={"class_names": list(splits.class_names), "model": plan.model.name},
+        class_names=splits.class_names,
+        check_images=splits.train.images[: serving.flavor.NUM_CHECKED],
+        metadata={"model": plan.model.name},
     )
-    return str(logged.model_uri)
+    return logged.model_uri
 
 
 def register(result: dict[str, Any], registered_model: str, **more_tags: Any) -> str | None:
     """Registers the model of a result, unless under `none`, if it isn't yet; gives `name/version`."""
     if registered_model == "none":
         return None
-    client = mlflow.MlflowClient()
-    model_id = result["model_uri"].removeprefix("models:/")
-    run_id = client.get_logged_model(model_id).source_run_id
-    for there in client.search_model_versions(f"run_id = '{run_id}'"):
-        if (there.name, there.model_id) == (registered_model, model_id):  # a command that was broken off did it
-            return f"{there.name}/{there.version}"
+    logged = mlflow.MlflowClient().get_logged_model(result["model_uri"].removeprefix("models:/"))
+    for there in json.loads(logged.tags.get("mlflow.modelVersions", "[]")):
+        if there["name"] == registered_model:  # by a command that was broken off after it
+            return f"{there['name']}/{there['version']}"
     named = {
         "model": "model",
         "dataset": "dataset",
@@ -63,6 +42,7 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
     }
     values = {tag: result[name] for tag, name in named.items()} | more_tags
     tags = {tag: f"{value:.4f}" if isinstance(value, float) else str(value) for tag, value in values.items()}
+    tags |= {tag: value for tag, value in logged.tags.items() if tag.split(".")[0] == "serving"}
     registered = mlflow.register_model(result["model_uri"], registered_model, tags=tags)
     return f"{registered.name}/{registered.version}"
 
@@ -70,10 +50,3 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
 def load_model(model_uri: str) -> Any:
     """The Keras model of a run."""
     return mlflow.keras.load_model(model_uri)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False

@@ -41,7 +41,11 @@ def open_store() -> str:
                 new.unlink(missing_ok=True)  # of a process that was killed
                 mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
                 new.replace(file)
-            mlflow.MlflowClient().search_experiments(max_results=1)
+            client = mlflow.MlflowClient()
+            client.search_experiments(max_results=1)
+            experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+            if experiment and not client.get_experiment_by_name(experiment):
+                client.create_experiment(experiment)
     except (mlflow.MlflowException, OSError) as error:
         raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from None
     return f"sqlite:///{file}"

@@ -1,6 +1,6 @@
 """What a search logs: the run of its study, a run for each trial, and what became of them.
 
-The module is what `fmnist.tuning.trials.Tracking` asks for.
+The module is what `fmnist.tuning.leader.Tracking` and `fmnist.tuning.trials.Tracking` ask for.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,11 @@ from typing import Any
 import mlflow
 
 from fmnist.statistics import spread
+from fmnist.tracking.models import load_model as load_model
 from fmnist.tracking.models import log_model as log_model
+from fmnist.tracking.models import register as register
 from fmnist.tracking.runs import ended, log_figure, open_store, value_text
+from fmnist.tracking.training import log_dataset as log_dataset
 from fmnist.tracking.training import log_epoch as log_epoch
 from fmnist.tracking.training import log_plan as log_plan
 from fmnist.tuning import figures as study_figures

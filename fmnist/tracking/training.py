@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 
 from fmnist.data import SPLITS, Splits
-from fmnist.device import Device
+from fmnist.device import Device, conditions
 from fmnist.plots import data as data_plots
 from fmnist.plots import training as plots
 from fmnist.settings import augment_text
@@ -41,6 +41,8 @@ def log_end(
     trained: "Trained", plan: "Plan", splits: Splits, device: Device, *, tensorboard: bool
 ) -> dict[str, Any]:
     """Logs what a training came to: figures, plots, model, description; gives it as a result."""
+    found = conditions(device, plan.backend, batch_parts=plan.batch_parts, xla=trained.xla)
+    mlflow.set_tags({f"device.{name}": value for name, value in dataclasses.asdict(found).items()})
     _log_figures(trained, splits)
     if tensorboard:
         _log_tensorboard(trained)
@@ -123,7 +125,6 @@ def log_plan(plan: "Plan", device: Device) -> None:
             "device": device.kind,
             "device.name": device.name,
             "device.threads": device.num_threads,
-            "device.batch_parts": plan.batch_parts,
             **{f"version.{package}": number for package, number in device.versions.items()},
         }
     )
@@ -185,7 +186,7 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
 
 def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device) -> dict[str, Any]:
     """Gives the result of a training, and writes it as the run's description too."""
-    steady = [epoch.seconds for epoch in trained.history[1:]]  # the first epoch compiles
+    steady = [epoch.seconds for epoch in trained.history if not epoch.compiles]
     timing = spread(steady) if steady else None
     result = {
         "model": plan.model.name,

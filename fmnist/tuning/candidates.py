@@ -5,7 +5,6 @@ study that workers of the same kind work on; the winner is chosen among them by 
 then tested.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ class Candidate:
     trial: int
     """Its number in the search, or DEFAULT."""
     plan: Plan
+    """As in the search; the device settled nothing in it."""
     search_score: float | None
     """Validation accuracy in the search."""
-    again: tuple[FrozenTrial, ...]
-    """Its trainings on fresh seeds."""
+    trainings: tuple[FrozenTrial, ...]
+    """On fresh seeds."""
     validation: Spread | None
     """Of their validation accuracies."""
 
@@ -46,6 +46,11 @@ class Candidate:
         if self.search_score is None or self.validation is None:
             return None
         return self.search_score - self.validation.mean
+
+    @property
+    def best_training(self) -> FrozenTrial:
+        """Of those on fresh seeds the one that validates best: its model is registered, its command printed."""
+        return max(self.trainings, key=_value)
 
     def __str__(self) -> str:
         return "default recipe" if self.trial == DEFAULT else f"trial {self.trial}"
@@ -63,26 +68,26 @@ def best(study: optuna.Study, search: Search) -> list[FrozenTrial]:
     return list(found.values())[: search.settings.best]
 
 
-def again(study: optuna.Study, search: Search) -> optuna.Study:
+def fresh_study(study: optuna.Study, search: Search) -> optuna.Study:
     """The study of the trainings on fresh seeds that belongs to a search."""
-    name, storage = f"{study.study_name}.again", search.settings.storage
+    name, storage = f"{study.study_name}.fresh", search.settings.storage
     identity = study.user_attrs["identity"] | {"objective": "accuracy"}
     return studies.find_or_create(name, storage, ("accuracy",), {"identity": identity, "points": "given"})
 
 
-def ask_again(study: optuna.Study, again: optuna.Study, search: Search) -> int:
+def queue_fresh_seeds(study: optuna.Study, fresh: optuna.Study, search: Search) -> int:
     """Queues the best configurations, and the model's own recipe, on fresh seeds; gives how many there are.
 
     What an earlier command has queued is not queued again, unless it failed.
     """
     states = [state for state in TrialState if state != TrialState.FAIL]
-    there = {(each.user_attrs["candidate"], each.user_attrs["seed"]) for each in studies.trials(again, *states)}
+    there = {(each.user_attrs["candidate"], each.user_attrs["seed"]) for each in studies.trials(fresh, *states)}
     chosen: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in best(study, search)}
     for number, point in {**chosen, DEFAULT: {}}.items():
         for seed in fresh_seeds(search.settings):
             if (number, seed) not in there:
-                again.enqueue_trial(dict(point), user_attrs={"candidate": number, "seed": seed})
-    return len(studies.counted(again)) + len(studies.trials(again, TrialState.WAITING))
+                fresh.enqueue_trial(dict(point), user_attrs={"candidate": number, "seed": seed})
+    return len(studies.counted(fresh)) + len(studies.trials(fresh, TrialState.WAITING))
 
 
 def fresh_seeds(settings: Tune) -> range:
@@ -90,32 +95,32 @@ def fresh_seeds(settings: Tune) -> range:
     return range(settings.seed + 1, settings.seed + 1 + settings.repeats)
 
 
-def candidates(study: optuna.Study, again: optuna.Study, search: Search) -> list[Candidate]:
+def candidates(study: optuna.Study, fresh: optuna.Study, search: Search) -> list[Candidate]:
     """The configurations that were trained again, best mean validation accuracy first, the recipe last.
 
     Raises:
         FmnistError: If there is none but the recipe.
     """
     seeds = fresh_seeds(search.settings)
-    done = [each for each in studies.trials(again, TrialState.COMPLETE) if each.user_attrs["seed"] in seeds]
+    done = [each for each in studies.trials(fresh, TrialState.COMPLETE) if each.user_attrs["seed"] in seeds]
     found: list[Candidate] = []
     for trial in [*best(study, search), None]:
         number = DEFAULT if trial is None else trial.number
         own = tuple(each for each in done if each.user_attrs["candidate"] == number)
-        plan = plan_at(search.base, trial.params) if trial else search.base
-        settled = own[0].user_attrs["precision"] if own else plan.precision
         found.append(
             Candidate(
                 trial=number,
-                plan=dataclasses.replace(plan, precision=settled),
+                plan=plan_at(search.base, trial.params) if trial else search.base,
                 search_score=_accuracy(study, trial) if trial else None,
-                again=own,
-                validation=spread([each.values[0] for each in own]) if own else None,
+                trainings=own,
+                validation=spread([*map(_value, own)]) if own else None,
             )
         )
-    most = max(len(each.again) for each in found)  # one that fails on a seed is no winner while another doesn't
+    most = max(
+        len(each.trainings) for each in found
+    )  # one that fails on a seed is no winner while another doesn't
     mean = {each.trial: each.validation.mean if each.validation else -math.inf for each in found}
-    found.sort(key=lambda each: (each.trial == DEFAULT, len(each.again) < most, -mean[each.trial]))
+    found.sort(key=lambda each: (each.trial == DEFAULT, len(each.trainings) < most, -mean[each.trial]))
     if found[0].trial == DEFAULT or not found[0].validation:
         raise FmnistError(
             f"study: no trial of {study.study_name} came to its end; its run's table says with what error"
@@ -126,7 +131,7 @@ def candidates(study: optuna.Study, again: optuna.Study, search: Search) -> list
 def test(candidate: Candidate, splits: Splits, load_model: Callable[[str], Any]) -> list[Evaluation]:
     """Reads the test split, once for each of a candidate's models."""
     images = splits.test.images.astype(np.float32)
-    models = [load_model(each.user_attrs["model_uri"]) for each in candidate.again]
+    models = [load_model(each.user_attrs["model_uri"]) for each in candidate.trainings]
     return [
         evaluate(model.predict(images, batch_size=PREDICT_BATCH, verbose=0), splits.test.labels)
         for model in models
@@ -135,16 +140,21 @@ def test(candidate: Candidate, splits: Splits, load_model: Callable[[str], Any])
 
 def best_model(winner: Candidate, tests: list[Evaluation], splits: Splits) -> dict[str, Any]:
     """Of a winner's models the one that validates best, as what is registered."""
-    trial, test = max(zip(winner.again, tests, strict=True), key=lambda pair: pair[0].values[0])
+    trial = winner.best_training
+    test = tests[winner.trainings.index(trial)]
     return {
         "model_uri": trial.user_attrs["model_uri"],
         "model": winner.plan.model.name,
         "dataset": splits.manifest["dataset"],
         "dataset_digest": splits.manifest["digest"],
         "test_accuracy": test.accuracy,
-        "validation_accuracy": trial.values[0],
+        "validation_accuracy": _value(trial),
         "seed": trial.user_attrs["seed"],
     }
+
+
+def _value(training: FrozenTrial) -> float:
+    return float(training.values[0])
 
 
 def _accuracy(study: optuna.Study, trial: FrozenTrial) -> float:

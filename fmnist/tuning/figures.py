@@ -59,13 +59,13 @@ def _plots(study: optuna.Study, module: ModuleType) -> dict[str, Callable[[], An
     """Each plot that the study allows, ready to be drawn by a module of Optuna's."""
     objectives = study.user_attrs["identity"]["objective"].split(",")
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    place = objectives.index("accuracy")
+    index = objectives.index("accuracy")
     target: dict[str, Any] = {"target_name": "validation accuracy"}
     if len(objectives) > 1:
-        target["target"] = lambda trial: trial.values[place]
+        target["target"] = lambda trial: trial.values[index]
     varied = [name for name in (done[0].params if done else ()) if len({each.params[name] for each in done}) > 1]
     names = ["optimization_history"] if done else []
-    if len({each.values[place] for each in done}) > 1 and varied:
+    if len({each.values[index] for each in done}) > 1 and varied:
         names += ["param_importances", "parallel_coordinate", "slice"]
     plots: dict[str, Callable[[], Any]] = {}
     for name in names:

@@ -1,22 +1,24 @@
 """Optuna's studies: where one is kept, who works on it, and what is left to do.
 
-Many processes share a study. A trial belongs to the process that runs it: one whose process is gone, here or
-(by Optuna's heartbeat) on another machine, is failed and tried once more.
+Many processes share a study. A trial belongs to the process that runs it: one whose process is gone is failed and
+tried once more. With a file, a process is known by a lock that it holds beside the study, on whatever host or in
+whatever container that shares the folder; with PostgreSQL, on the same host by its identity, on others by Optuna's
+heartbeat.
 """
 
+import copy
 import hashlib
-import os
 import re
-import socket
-import threading
+import secrets
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
+from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -26,10 +28,12 @@ from fmnist.errors import FmnistError
 from fmnist.settings import AUTO
 
 DIRECTIONS = {"accuracy": "MAXIMIZE", "latency": "MINIMIZE", "parameters": "MINIMIZE"}
-HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 30
+HEARTBEAT_SECONDS = 5
+GRACE_SECONDS = 120  # longer than a database is away when it is started anew: nobody's heart is heard meanwhile
+AWAY_SECONDS = 60.0
 SAME_ERRORS = 3  # so many in a row end a study
 LOST = "its process ended without a word (often: out of memory)"
-ASKED_FOR = ("candidate", "seed")  # what a trial was enqueued with, and is tried again with
+INTERRUPTED = "interrupted"
 
 
 def check_storage(storage: str) -> None:
@@ -49,10 +53,9 @@ def check_storage(storage: str) -> None:
     except ImportError:
         raise FmnistError("storage: PostgreSQL needs a driver; type: pip install '.[postgres]'") from None
     try:
-        psycopg.connect(_plain(storage), connect_timeout=5).close()
+        _connect(storage).close()
     except psycopg.Error as error:
-        said = " ".join(str(error).split())
-        raise FmnistError(f"storage: no PostgreSQL answers at {without_password(storage)}: {said}") from None
+        raise _away(storage, error) from None
 
 
 def without_password(storage: str) -> str:
@@ -97,22 +100,88 @@ def find_or_create(
 def lock(name: str, storage: str) -> Iterator[None]:
     """Held by one process at a time, of all machines that share the storage; released if it is killed."""
     if storage == AUTO:
-        import fcntl
-
-        _folder().mkdir(parents=True, exist_ok=True)
-        with _journal(name).with_suffix(".claim").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with cache.lock(_journal(name).with_suffix(".claim")):
             yield
         return
-    import psycopg
-
-    connection = psycopg.connect(_plain(storage))
-    try:
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        connection.cursor().execute("SELECT pg_advisory_lock(%s)", [key])
+    with closing(_connect(storage)) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [_lock_number(name)])
         yield
-    finally:
-        connection.close()
+
+
+class Lead(AbstractContextManager["Lead"]):
+    """The lead of a study, which one process has at a time: it re-trains, tests and registers; others help.
+
+    The file system or the database keeps it, until the process lets go of it or ends.
+    """
+
+    def __init__(self, name: str, storage: str) -> None:
+        self._name, self._storage = name, storage
+        self._held: Any = None
+        if storage == AUTO:
+            self._held = cache.hold(_journal(name).with_suffix(".lead"))
+            self.leads = self._held is not None
+        else:
+            self._connection = _connect(storage)
+            self.leads = self._take()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            self._held.release()
+        if self._storage != AUTO:
+            self._connection.close()
+
+    def keep(self) -> None:
+        """To be called again and again, and before each step that one process alone may take.
+
+        A database that is started anew has let go of the lead: as soon as it answers again, it is asked for it.
+
+        Raises:
+            FmnistError: If another process has it by then, or the database doesn't come back.
+        """
+        if self._storage == AUTO:
+            return  # the system takes it from nobody
+        import psycopg
+
+        give_up = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                self._connection.execute("SELECT 1")
+                return
+            except psycopg.OperationalError as error:
+                if time.monotonic() > give_up:
+                    raise _away(self._storage, error) from None
+            time.sleep(0.2)
+            with suppress(psycopg.OperationalError):
+                self._connection.close()
+                self._connection = _connect(self._storage)
+                if self.leads and not self._take():
+                    raise FmnistError(
+                        f"study: its database was away, and now another command leads {self._name}; type this "
+                        "command again to help it"
+                    )
+
+    def _take(self) -> bool:
+        number = _lock_number(f"{self._name} lead")
+        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", [number]).fetchone()
+        return bool(row and row[0])
+
+
+@contextmanager
+def at_work(name: str, storage: str) -> Iterator[dict[str, Any]]:
+    """What others know this process by, as long as it works on a study."""
+    process = processes.this_process()
+    if storage != AUTO:
+        yield process
+        return
+    held = _worker_lock(secrets.token_hex(8))
+    with cache.lock(held):
+        try:
+            yield process | {"lock": held.stem}
+        finally:
+            held.unlink()  # nobody waits for it
 
 
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
@@ -137,6 +206,12 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for moment, trial in sorted(found, key=lambda pair: str(pair[0]))]
 
 
+def error(study: optuna.Study, trial: FrozenTrial) -> str:
+    """What a failed trial failed with."""
+    swept = INTERRUPTED if trial.number in _interrupted(study) else LOST
+    return str(trial.user_attrs.get("error", swept))
+
+
 def repeated_error(study: optuna.Study, skipped: int) -> str | None:
     """The error that the last three trials to end have all failed with.
 
@@ -144,12 +219,12 @@ def repeated_error(study: optuna.Study, skipped: int) -> str | None:
     """
     again = _tried_again(study)
     last = [trial for trial in ended(study)[skipped:] if trial.number not in again][-SAME_ERRORS:]
-    errors = {trial.user_attrs.get("error", LOST) if trial.state == TrialState.FAIL else None for trial in last}
+    errors = {error(study, trial) if trial.state == TrialState.FAIL else None for trial in last}
     return errors.pop() if len(last) == SAME_ERRORS and len(errors) == 1 else None
 
 
 def sweep(study: optuna.Study, storage: str, *, interrupted: str | None = None) -> list[FrozenTrial]:
-    """Fails the running trials whose process is gone, and queues each again, a lost one once; gives those failed.
+    """Fails the running trials whose process is gone, and queues them again; gives those failed.
 
     Args:
         study: The study.
@@ -161,17 +236,18 @@ def sweep(study: optuna.Study, storage: str, *, interrupted: str | None = None) 
         found = []
         for trial in trials(study, TrialState.RUNNING):
             stopped = trial.user_attrs.get("worker", {}).get("command", "") == interrupted
-            if stopped or _has_died(study, trial):
+            if stopped or _has_died(trial, storage):
                 found.append((trial, stopped))
         return found
 
     if not gone():
         return []
-    with lock(study.study_name, storage):  # others sweep too
+    with lock(study.study_name, storage):  # others sweep too, and whoever begins a trial has it until it is known
         swept = gone()
         for trial, stopped in swept:
-            study._storage.set_trial_user_attr(trial._trial_id, "error", "interrupted" if stopped else LOST)
-            _queue_again(study, trial, lost=not stopped)
+            if stopped:
+                study.set_user_attr("interrupted", [*_interrupted(study), trial.number])
+            _queue_again(study, copy.deepcopy(trial))
             study.tell(trial.number, state=TrialState.FAIL)
     return [trial for trial, _ in swept]
 
@@ -182,62 +258,13 @@ def sweep_other_machines(study: optuna.Study) -> None:
         optuna.storages.fail_stale_trials(study)
 
 
-def this_process() -> dict[str, Any]:
-    """Names this process, among those of all machines."""
-    return {**processes.this_process(), "parent": os.getppid()}
-
-
-@contextmanager
-def leading(study: optuna.Study, storage: str) -> Iterator[bool]:
-    """Whether this process leads a study from now on; if another does, it only helps to search.
-
-    The leader re-trains, tests and registers when the search is done. Every few seconds it says that it is there.
-    """
-    with lock(study.study_name, storage):
-        owner = study.user_attrs.get("owner")
-        leads = not (owner and _leads(study, owner))
-        if leads:
-            _beat(study)
-    if not leads:
-        yield False
-        return
-    done = threading.Event()
-
-    def beat_on() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            _beat(study)
-
-    beating = threading.Thread(target=beat_on, daemon=True)
-    beating.start()
-    try:
-        yield True
-    finally:
-        done.set()
-        beating.join()
-        study.set_user_attr("owner", None)
-
-
-def _beat(study: optuna.Study) -> None:
-    study.set_user_attr("owner", {**this_process(), "beat": time.time()})
-
-
-def _leads(study: optuna.Study, owner: dict[str, Any]) -> bool:
-    if _is_here(study, owner):
-        return processes.is_alive(owner) is not False
-    return bool(time.time() - owner["beat"] < GRACE_SECONDS)
-
-
-def _has_died(study: optuna.Study, trial: FrozenTrial) -> bool:
+def _has_died(trial: FrozenTrial, storage: str) -> bool:
     worker = trial.user_attrs.get("worker")
-    if worker is None:  # killed before it could say who it is
-        return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > GRACE_SECONDS
-    return _is_here(study, worker) and processes.is_alive(worker) is False
-
-
-def _is_here(study: optuna.Study, process: dict[str, Any]) -> bool:
-    """Whether a process is of this machine; a file's always are, even if the machine has a new name."""
-    in_file = isinstance(study._storage, optuna.storages.JournalStorage)
-    return in_file or bool(process["host"] == socket.gethostname())
+    if worker is None:
+        return True  # killed as it began: it says who it is before it lets go of the study's lock
+    if storage == AUTO:
+        return not cache.is_held(_worker_lock(worker.get("lock", "")))
+    return processes.is_alive(worker) is False
 
 
 def _tried_again(study: optuna.Study) -> set[int]:
@@ -245,41 +272,58 @@ def _tried_again(study: optuna.Study) -> set[int]:
     return {number for trial in trials(study) for number in trial.system_attrs.get("retry_history", ())}
 
 
-def _queue_again(study: optuna.Study, trial: FrozenTrial, *, lost: bool = True) -> None:
-    """Queues a trial again at the same point, unless it was lost for the second time."""
-    times_lost = trial.system_attrs.get("times_lost", 0) + lost
-    if times_lost > 1 or trial.number in _tried_again(study):
-        return
-    history = [*trial.system_attrs.get("retry_history", ()), trial.number]
-    study.add_trial(
-        optuna.create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs},
-            # under the names that Optuna's own callback uses, and its dashboard and samplers know
-            system_attrs={
-                **trial.system_attrs,
-                "failed_trial": history[0],
-                "retry_history": history,
-                "times_lost": times_lost,
-            },
-        )
-    )
+def _interrupted(study: optuna.Study) -> list[int]:
+    """Numbers of the trials that were stopped with the command that ran them."""
+    return list(study.user_attrs.get("interrupted", ()))
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a trial again at the same point: one that was lost, once; an interrupted one as often as it takes."""
+    numbers = {trial.number, *trial.system_attrs.get("retry_history", ())}
+    if len(numbers - set(_interrupted(study))) <= 1 and trial.number not in _tried_again(study):
+        with _experimental():
+            RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+class _Database(RDBStorage):
+    """PostgreSQL, whose heartbeat goes on after the database was away."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(optuna.exceptions.StorageInternalError):  # the next beat tells as much
+            super().record_heartbeat(trial_id)
 
 
 def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a trial's error is told with the trial
     if storage == AUTO:
-        backend = JournalFileBackend(str(_journal(name)))
-        return optuna.storages.JournalStorage(backend)
-    with _experimental():
-        return optuna.storages.RDBStorage(
+        return JournalStorage(JournalFileBackend(str(_journal(name))))
+    with lock("", storage), _experimental():  # two that make the tables of a new database at once break it
+        return _Database(
             _plain(storage).replace("postgresql://", "postgresql+psycopg://"),
+            engine_kwargs={"pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=_queue_again,
         )
+
+
+def _connect(storage: str) -> Any:
+    """A connection of one's own, whose end either side notices within half a minute."""
+    import psycopg
+
+    idle = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+    options = " ".join(f"-c tcp_{name}={value}" for name, value in idle.items())
+    return psycopg.connect(_plain(storage), autocommit=True, connect_timeout=5, options=options, **idle)
+
+
+def _lock_number(name: str) -> int:
+    """As PostgreSQL names the lock of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _away(storage: str, error: Exception) -> FmnistError:
+    said = " ".join(str(error).split())
+    return FmnistError(f"storage: no PostgreSQL answers at {without_password(storage)}: {said}")
 
 
 def _experimental() -> AbstractContextManager[Any]:
@@ -298,6 +342,10 @@ def _folder() -> Path:
 
 def _journal(name: str) -> Path:
     return _folder() / f"{name}.journal"
+
+
+def _worker_lock(process: str) -> Path:
+    return _folder() / "workers" / f"{process}.lock"
 
 
 def _plain(storage: str) -> str:

@@ -11,21 +11,13 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial
 
-from fmnist import machine, space, training
+from fmnist import machine, processes, space, training
 from fmnist.benchmark.cell import latencies
 from fmnist.data import Splits
 from fmnist.device import Device
@@ -33,11 +25,11 @@ from fmnist.errors import FmnistError
 from fmnist.models import resolve
 from fmnist.settings import Train, Tune, parse_augment
 from fmnist.training import Epoch, Fitted, Plan
-from fmnist.tuning import studies
+from fmnist.tuning import sampling, studies
 
 DEFAULT = -1  # the candidate that is the model's own recipe, among those that are numbers of trials
 MAX_GRID = 10_000  # Optuna holds all of a grid's points
-REDRAWS = 100
+ASKED_FOR = ("candidate", "seed")  # what a training on a fresh seed was queued with
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,20 @@ class Task:
     """The process that the worker ends with; None if something else sees to that."""
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What the device of a trial decided; a training that has the same again is the same bit for bit."""
+
+    precision: str
+    batch_parts: int
+    device: str
+    """`cpu` or `gpu`."""
+    num_threads: int
+    """Of the CPU."""
+
+
 class Tracking(Protocol):
-    """What a worker tells of its trials; `fmnist.tracking.searches` is one."""
+    """What a worker tells of its trials; `fmnist.tracking.search` is one."""
 
     def trial_run(
         self, parent: str, name: str, tags: Mapping[str, Any], point: space.Point
@@ -165,7 +169,9 @@ def plan_at(base: Plan, point: space.Point) -> Plan:
     )
 
 
-def work(task: Task, search: Search, splits: Splits, device: Device, tracking: Tracking) -> None:
+def work(
+    task: Task, search: Search, splits: Splits, device: Device, tracking: Tracking, quiet: processes.Quiet
+) -> None:
     """Runs trials of a study until it has all, three in a row have failed alike, or its leader is gone.
 
     Args:
@@ -174,26 +180,29 @@ def work(task: Task, search: Search, splits: Splits, device: Device, tracking: T
         splits: What to train on and validate with; the test split is empty.
         device: What trains.
         tracking: What is told of each trial.
+        quiet: Open, so that nobody else times anything meanwhile.
     """
     study = studies.find(task.study, search.settings.storage)
     if study is None:
         raise FmnistError(f"study: there is no {task.study} in {search.settings.storage} as seen from this worker")
     if "points" not in study.user_attrs:
-        study.sampler = _sampler(search, study, task)
-    study.pruner = _pruner(search)
-    while task.leader in (None, os.getppid()) and not studies.repeated_error(study, task.skipped):
-        start = perf_counter()
-        with ExitStack() as claimed:  # until the point is drawn, so that no two draw the same
-            claimed.enter_context(studies.lock(task.study, search.settings.storage))
-            if not studies.remaining(study, task.total):
-                return
-            attempt = _Attempt(task, search, splits, device, tracking, claimed.close)
-            study.optimize(attempt, n_trials=1, catch=(Exception,))
-        _forget()
-        if attempt.run_id:
-            around = perf_counter() - start - attempt.fit_seconds
-            figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
-            tracking.log_after(attempt.run_id, figures)
+        study.sampler = sampling.sampler(search.settings, search.space, study, task.index)
+    study.pruner = sampling.pruner(search.settings, search.base.recipe.epochs)
+    with studies.at_work(task.study, search.settings.storage) as process:
+        worker = process | {"command": task.command}
+        while task.leader in (None, os.getppid()) and not studies.repeated_error(study, task.skipped):
+            start = perf_counter()
+            with ExitStack() as claimed:  # until the point is drawn, so that no two draw the same
+                claimed.enter_context(studies.lock(task.study, search.settings.storage))
+                if not studies.remaining(study, task.total):
+                    return
+                attempt = _Attempt(task, search, splits, device, tracking, quiet, worker, claimed.close)
+                study.optimize(attempt, n_trials=1, catch=(Exception,))
+            _forget()
+            if attempt.run_id:
+                around = perf_counter() - start - attempt.fit_seconds
+                figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
+                tracking.log_after(attempt.run_id, figures)
 
 
 def _forget() -> None:
@@ -206,31 +215,31 @@ def _forget() -> None:
         gc.freeze()  # what is there after the first trial stays anyway; to look through it each time takes 0.2 s
 
 
+@dataclass
 class _Attempt:
     """One trial, as Optuna calls it."""
 
-    def __init__(
-        self,
-        task: Task,
-        search: Search,
-        splits: Splits,
-        device: Device,
-        tracking: Tracking,
-        on_drawn: Callable[[], None],
-    ) -> None:
-        self.task, self.search, self.splits, self.device = task, search, splits, device
-        self.tracking, self.on_drawn = tracking, on_drawn
-        self.run_id, self.fit_seconds = "", 0.0
+    task: Task
+    search: Search
+    splits: Splits
+    device: Device
+    tracking: Tracking
+    quiet: processes.Quiet
+    worker: dict[str, Any]
+    on_drawn: Callable[[], None]
+    run_id: str = ""
+    fit_seconds: float = 0.0
 
     def __call__(self, trial: Trial) -> list[float]:
-        trial.set_user_attr("worker", studies.this_process() | {"command": self.task.command})
-        asked = {name: trial.user_attrs[name] for name in studies.ASKED_FOR if name in trial.user_attrs}
+        trial.set_user_attr("worker", self.worker)
+        asked = {name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs}
         with _error_kept(trial):
-            point = {} if asked.get("candidate") == DEFAULT else _suggest(trial, self.search.space)
+            point = {} if asked.get("candidate") == DEFAULT else sampling.suggest(trial, self.search.space)
             self.on_drawn()
             plan = plan_at(self.search.base, point) if point else self.search.base
             plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
-            trial.set_user_attr("precision", plan.precision)
+            settled = Settled(plan.precision, plan.batch_parts, self.device.kind, self.device.num_threads)
+            trial.set_user_attr("settled", dataclasses.asdict(settled))
             name, tags = f"{self.task.study} {trial.number}", {"study": self.task.study, "trial": trial.number}
             pruned: optuna.TrialPruned | None = None
             with self.tracking.trial_run(self.task.run_id, name, tags | asked, point) as self.run_id:
@@ -254,6 +263,7 @@ class _Attempt:
             prunable = len(self.search.objectives) == 1 and "seed" not in trial.user_attrs
             if prunable:
                 trial.report(epoch.validation_accuracy, epoch.number)
+            self.quiet.pause()
             poor = prunable and epoch.number < plan.recipe.epochs and trial.should_prune()
             telling += perf_counter() - begin
             if poor:
@@ -272,7 +282,8 @@ class _Attempt:
                 "parameters": fitted.model.count_params(),
             }
             if "latency" in self.search.objectives:
-                seconds = latencies(fitted.predict, self.splits.validation.images)
+                with self.quiet.alone():
+                    seconds = latencies(fitted.predict, self.splits.validation.images)
                 figures["latency"] = statistics.median(seconds)
             if "seed" in trial.user_attrs:
                 trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))
@@ -296,89 +307,3 @@ def _error_kept(trial: Trial) -> Iterator[None]:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         trial.set_user_attr("error", text[:500])
         raise
-
-
-def _suggest(trial: Trial, dimensions: Mapping[str, space.Dimension]) -> dict[str, Any]:
-    point: dict[str, Any] = {}
-    for name, dimension in dimensions.items():
-        if isinstance(dimension, space.Choice):
-            point[name] = trial.suggest_categorical(name, dimension.values)
-        elif dimension.whole:
-            point[name] = trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
-        else:
-            point[name] = trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
-    return point
-
-
-def _distribution(dimension: space.Dimension) -> BaseDistribution:
-    if isinstance(dimension, space.Choice):
-        return CategoricalDistribution(dimension.values)
-    if dimension.whole:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _sampler(search: Search, study: optuna.Study, task: Task) -> optuna.samplers.BaseSampler:
-    """The sampler of this worker, whose draws no other worker has, nor the same one before it was started anew."""
-    settings = search.settings
-    if settings.sampler == "grid":  # all workers must shuffle alike; a grid gives each point once by itself
-        return optuna.samplers.GridSampler(space.grid(search.space), seed=settings.seed)
-    state = np.random.SeedSequence((settings.seed, task.index, len(studies.trials(study)))).generate_state(2)
-    seed, seed_of_redraws = (int(word) for word in state)
-    made: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": partial(optuna.samplers.TPESampler, seed=seed),
-        "random": partial(optuna.samplers.RandomSampler, seed=seed),
-        "cmaes": partial(optuna.samplers.CmaEsSampler, seed=seed, warn_independent_sampling=False),
-    }
-    redraws = optuna.samplers.RandomSampler(seed=seed_of_redraws)
-    return _Distinct(made[settings.sampler](), redraws, study, search.space)
-
-
-class _Distinct(optuna.samplers.BaseSampler):
-    """Another sampler that never gives a point twice: it is asked again, and chance after it."""
-
-    def __init__(
-        self,
-        sampler: optuna.samplers.BaseSampler,
-        redraws: optuna.samplers.BaseSampler,
-        study: optuna.Study,
-        dimensions: Mapping[str, space.Dimension],
-    ) -> None:
-        self.sampler, self.redraws, self.study = sampler, redraws, study
-        self.distributions = {name: _distribution(dimension) for name, dimension in dimensions.items()}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.distributions
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        others = [each.params for each in studies.trials(self.study) if each.number != trial.number]
-        point: dict[str, Any] = {}
-        for sampler in (self.sampler, *(self.redraws,) * REDRAWS):
-            together = sampler.infer_relative_search_space(study, trial)
-            point = sampler.sample_relative(study, trial, together)
-            for name, distribution in search_space.items():
-                if name not in point:
-                    point[name] = sampler.sample_independent(study, trial, name, distribution)
-            if point not in others:
-                break
-        return point
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.redraws.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.sampler.before_trial(study, trial)
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self.sampler.after_trial(study, trial, state, values)
-
-
-def _pruner(search: Search) -> optuna.pruners.BasePruner:
-    name = search.settings.pruner or ("median" if len(search.objectives) == 1 else "none")
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=search.base.recipe.epochs)
-    return optuna.pruners.MedianPruner(n_startup_trials=5) if name == "median" else optuna.pruners.NopPruner()

@@ -1,6 +1,7 @@
 """What a search came to: as a record, and for people in Markdown."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from fmnist import machine
 from fmnist.evaluation import Evaluation
 from fmnist.markdown import mean_percent
 from fmnist.settings import Train, Tune, augment_text, texts
 from fmnist.statistics import Spread, spread
-from fmnist.training import Plan
 from fmnist.tuning import studies
 from fmnist.tuning.candidates import Candidate
+from fmnist.tuning.trials import Settled
 
 
 def result(
@@ -44,7 +46,7 @@ def result(
                 "validation_accuracy": each.validation and dataclasses.asdict(each.validation),
                 "drop": each.drop,
                 "test_accuracy": _tested(tests.get(each.trial)),
-                "command": command(each.plan, settings),
+                "command": command(each, settings),
             }
             for each in found
         ],
@@ -66,12 +68,11 @@ def markdown(
         "| --- | --- | --- | --- | --- |",
     ]
     for each in found:
-        again = each.validation
         test = spread([one.accuracy for one in tests[each.trial]]) if tests.get(each.trial) else None
         texts = (
             f"**{each}**" if each is winner else str(each),
             "" if each.search_score is None else f"{each.search_score:.2%}",
-            mean_percent(again, none="failed"),
+            mean_percent(each.validation, none="failed"),
             "" if each.drop is None else f"{100 * each.drop:+.2f} points",
             f"{test.mean:.2%} ({test.min:.2%}-{test.max:.2%}, {test.n})" if test else "not tested",
         )
@@ -86,7 +87,7 @@ def markdown(
             f"{low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs). The validation figures chose the winner: "
             "they flatter it.",
         ]
-    lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each.plan, settings)}`" for each in found)]
+    lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each, settings)}`" for each in found)]
     return "\n".join(lines) + "\n"
 
 
@@ -96,15 +97,23 @@ def gain(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> Sprea
     Not of validation accuracies: the winner was chosen by them.
     """
     pair = [
-        {each.user_attrs["seed"]: test.accuracy for each, test in zip(one.again, tests[one.trial], strict=True)}
+        {
+            each.user_attrs["seed"]: test.accuracy
+            for each, test in zip(one.trainings, tests[one.trial], strict=True)
+        }
         for one in (found[0], found[-1])
     ]
     seeds = pair[0].keys() & pair[1].keys()
     return spread([pair[0][seed] - pair[1][seed] for seed in sorted(seeds)]) if seeds else None
 
 
-def command(plan: Plan, settings: Tune) -> str:
-    """The command that trains by a plan."""
+def command(candidate: Candidate, settings: Tune) -> str:
+    """The command that trains a candidate again as its best training on a fresh seed was; on a CPU bit for bit.
+
+    How many threads share an operation decides in what order a convolution sums: where the training had fewer than
+    there are here, as beside other workers, the command begins with what keeps it to as many.
+    """
+    plan, validation = candidate.plan, settings.validation
     hyper = ";".join(
         f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in plan.hyperparameters.items()
@@ -116,12 +125,34 @@ def command(plan: Plan, settings: Tune) -> str:
         augment=plan.augment,
         precision=plan.precision,
         backend=plan.backend,
+        trainer=plan.trainer,
+        patience=plan.patience,
+        seed=plan.seed,
         dataset=settings.dataset,
-        validation=settings.validation,
+        data_dir=settings.data_dir,
+        validation=validation
+        if validation.seed is not None
+        else dataclasses.replace(validation, seed=settings.seed),
+        device=settings.device,
     )
+    words = ["mlflow", "run", ".", "-e", "train"]
+    if candidate.trainings:
+        training = candidate.best_training
+        settled = Settled(**training.user_attrs["settled"])
+        record = dataclasses.replace(
+            record,
+            precision=settled.precision,
+            batch_parts=settled.batch_parts,
+            device=settled.device,
+            seed=training.user_attrs["seed"],
+        )
+        fewer = settled.device == "cpu" and settled.num_threads < machine.num_threads()
+        if fewer and hasattr(os, "sched_getaffinity"):
+            threads = sorted(os.sched_getaffinity(0))[: settled.num_threads]
+            words = ["taskset", "-c", ",".join(map(str, threads)), *words]
     usual = texts(Train())
-    pairs = [f"-P {shlex.quote(f'{name}={text}')}" for name, text in texts(record).items() if text != usual[name]]
-    return " ".join(["mlflow run . -e train", *pairs])
+    pairs = [f"{name}={text}" for name, text in texts(record).items() if text != usual[name]]
+    return shlex.join([*words, *(word for pair in pairs for word in ("-P", pair))])
 
 
 def _tested(evaluations: list[Evaluation] | None) -> dict[str, float] | None:
