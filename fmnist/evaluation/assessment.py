@@ -124,7 +124,7 @@ def note(found: Assessment, model: str, dataset: str) -> str:
             f"first {robust.num_images:,} images ({robust.clean:.2%} of them unharmed)",
         ),
         (
-            "one image",
+            "one image, without HTTP",
             f"{found.one_image.median:.2f} ms (median of {found.one_image.n}; 95 % within "
             f"{found.one_image.p95:.2f} ms)",
         ),
