@@ -1,6 +1,7 @@
 """A Keras model as a LiteRT model: what serving computes with, without TensorFlow."""
 
 import io
+import os
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def to_litert(model: "keras.Model") -> bytes:
     Raises:
         ConversionError: If TensorFlow isn't installed, or has no way to convert one of the layers.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     try:
         import tensorflow as tf
     except ImportError:
