@@ -17,13 +17,15 @@ def train(settings: Train) -> dict[str, Any]:
     training.check_fits(plan, splits)
     plans = [dataclasses.replace(plan, seed=settings.seed + index) for index in range(settings.repeats)]
     identities = [training.identity(each, splits, settings.device) for each in plans]
-    found = [checkpoint.find(settings.resume, each) if settings.resume else None for each in identities]
+    epochs = plan.recipe.epochs
+    found = [checkpoint.find(settings.resume, each, epochs) if settings.resume else None for each in identities]
+    elsewhere: set[str] = set()
     from fmnist.tracking import models, runs
     from fmnist.tracking import training as log
 
     def train_once(index: int, run_id: str) -> dict[str, Any]:
         plan, earlier = training.settle(plans[index], used), found[index]
-        keeper = kept.enter_context(checkpoint.Keeper(run_id, identities[index]))
+        keeper = kept.enter_context(checkpoint.Keeper(run_id, identities[index], epochs))
 
         def on_epoch(epoch: training.Epoch) -> None:
             log.log_epoch(epoch)
@@ -43,8 +45,12 @@ def train(settings: Train) -> dict[str, Any]:
         return result
 
     with runs.run(settings) as run_id, ExitStack() as kept:  # what is kept stays this process's until all is done
-        for each in filter(None, found):
-            kept.callback(each.lock.release)
+        for index, earlier in enumerate(found):
+            if earlier:
+                kept.callback(earlier.lock.release)
+                if earlier.result and not models.is_logged(earlier.result["model_uri"]):
+                    elsewhere.add(earlier.run_id)  # another store holds it
+                    found[index] = None
         used = device.select(settings.device, settings.backend, stock=settings.trainer == "fit")
         if settings.repeats > 1:
             results = []
@@ -64,7 +70,7 @@ def train(settings: Train) -> dict[str, Any]:
             best = result = train_once(0, run_id)
         registered = models.register(best, settings.registered_model)
     for identity in identities:
-        checkpoint.discard_all(identity)
+        checkpoint.discard_all(identity, epochs, but=elsewhere)
     return {"registered": registered, **result}
 
 

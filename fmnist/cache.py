@@ -14,6 +14,11 @@ from filelock import FileLock, Timeout
 
 from fmnist.errors import FmnistError
 
+
+class LockError(FmnistError):
+    """A lock's file can't be made, in a folder that isn't the cache."""
+
+
 PATIENCE_SECONDS = 0.1  # many times what `is_held` takes
 
 
@@ -116,5 +121,7 @@ def _acquired(path: Path, *, seconds: float) -> FileLock | None:
     except Timeout:
         return None
     except OSError as error:
-        raise unwritable(error) from None
+        if path.is_relative_to(folder()):
+            raise unwritable(error) from None
+        raise LockError(f"a lock can't be made in {path.parent} ({error})") from None
     return held

@@ -8,7 +8,7 @@ beside them, when all is logged, the run's result. What has come to its end in e
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from fmnist import cache
 from fmnist.errors import FmnistError
 
-FORMAT = 2  # raise it when what is kept changes
+FORMAT = 3  # raise it when what is kept changes
 NUM_KEPT = 2
+RESULT = "result.json"
 Arrays = list[NDArray[Any]]
 Identity = Mapping[str, Any]
 
@@ -55,21 +56,23 @@ class Found:
 class Keeper(AbstractContextManager["Keeper"]):
     """Keeps the state of one run, which is this process's while the keeper is open."""
 
-    def __init__(self, run_id: str, identity: Identity) -> None:
+    def __init__(self, run_id: str, identity: Identity, epochs: int) -> None:
         self._folder = _root() / run_id
-        self._identity = _plain(identity)
+        self._about = {"identity": _plain(identity), "epochs": epochs}
         lock = cache.hold(self._folder / "lock")
         if not lock:
             raise FmnistError(f"run {run_id} is at work in another process; wait for it or end it")
         self._lock = lock
 
     def __exit__(self, *_: object) -> None:
+        if not _files(self._folder):  # it was broken off before there was anything to keep
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, and drops all but the last two."""
         about = {
-            "identity": self._identity,
+            **self._about,
             "kept_epoch": checkpoint.kept_epoch,
             "history": checkpoint.history,
             "num_best": len(checkpoint.best),
@@ -84,7 +87,7 @@ class Keeper(AbstractContextManager["Keeper"]):
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Notes that all is trained and logged, and what came of it; the states are dropped."""
-        cache.write(self._folder / "result.json", json.dumps({"identity": self._identity, "result": result}))
+        cache.write(self._folder / RESULT, json.dumps({**self._about, "result": result}))
         for state in self._folder.glob("epoch-*.npz"):
             state.unlink()
 
@@ -94,53 +97,64 @@ def discard(found: Found) -> None:
     shutil.rmtree(_root() / found.run_id, ignore_errors=True)
 
 
-def discard_all(identity: Identity) -> None:
-    """Drops what is kept of a training that has come to its end, in this run and in those that were broken off.
+def discard_all(identity: Identity, epochs: int, *, but: Collection[str] = ()) -> None:
+    """Drops what is kept of a training of so many epochs that has come to its end, however often it was begun.
 
-    To be called by the process that has it open; what other processes are at stays.
+    What other processes are at stays, and so do `but` these runs, and those that were to go through other epochs.
     """
+    wanted = {"identity": _plain(identity), "epochs": epochs}
     for folder in _root().glob("*/"):
-        read = _read(folder)
-        if read and read[0] == _plain(identity) and not cache.is_held(folder / "lock"):
+        about = None if folder.name in but else _about(folder)
+        if about and wanted.items() <= about.items() and not cache.is_held(folder / "lock"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def find(resume: str, identity: Identity) -> Found | None:
+def find(resume: str, identity: Identity, epochs: int) -> Found | None:
     """The run to go on from.
 
     Args:
         resume: A run's id; or `auto`, the latest run of this identity that nobody is at, if there is one.
         identity: Of what is to be trained now: all that decides its epochs.
+        epochs: How many of them there are to be. A run that is complete is taken if it was to go through as
+            many, one that was broken off if it has gone through no more.
 
     Raises:
         FmnistError: If the run that is named has no checkpoint, is still at work, or trains something else.
     """
+    wanted = _plain(identity)
     if resume == "auto":
-        for folder in sorted(_root().glob("*/"), key=lambda path: path.stat().st_mtime, reverse=True):
-            read = _read(folder)
-            if read and read[0] == _plain(identity) and (lock := cache.hold(folder / "lock")):
-                return Found(folder.name, *read[1:], lock)
+        for folder in sorted(_root().glob("*/"), key=_age):
+            about = _about(folder)
+            if about and about["identity"] == wanted and _serves(about, epochs):
+                lock = cache.hold(folder / "lock")
+                if lock:
+                    return _found(folder, lock)
         return None
     folder = _root() / resume
-    read = _read(folder)
-    if not read:
+    about = _about(folder)
+    if not about:
         raise FmnistError(
             f"resume: run {resume!r} has no checkpoint in {folder.parent}: it isn't known here, or came to "
             "its end; type -P resume=auto to go on where this command was broken off, if it was"
         )
-    wanted = _plain(identity)
+    kept = about["identity"]
     differing = [
-        f"{name} {read[0].get(name)}, now {wanted[name]}" for name in wanted if read[0].get(name) != wanted[name]
+        f"{name} {kept.get(name)}, now {wanted[name]}" for name in wanted if kept.get(name) != wanted[name]
     ]
     if differing:
         raise FmnistError(
             f"resume: the checkpoints of run {resume} are of another training: {'; '.join(differing)}; type the "
             "parameters that it was started with (epochs may differ)"
         )
+    if not _serves(about, epochs):
+        done = f"is complete with {about['epochs']}" if "result" in about else f"has done {len(about['history'])}"
+        raise FmnistError(
+            f"resume: run {resume} {done} epochs, now {epochs}; type that many, or more if it isn't complete"
+        )
     lock = cache.hold(folder / "lock")
     if not lock:
         raise FmnistError(f"resume: run {resume} is still at work; wait for it or end it")
-    return Found(resume, *read[1:], lock)
+    return _found(folder, lock)
 
 
 def _root() -> Path:
@@ -153,20 +167,47 @@ def _plain(identity: Identity) -> dict[str, Any]:
     return plain
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Checkpoint | None, dict[str, Any] | None] | None:
-    """What is kept of a run: its identity, and its result or the last checkpoint that can be read."""
+def _files(folder: Path) -> list[Path]:
+    """What is kept of a run, the newest first: its result alone, or its last states."""
+    result = folder / RESULT
+    return [result] if result.exists() else sorted(folder.glob("epoch-*.npz"), reverse=True)
+
+
+def _age(folder: Path) -> float:
     try:
-        done = json.loads((folder / "result.json").read_text())
-        return done["identity"], None, done["result"]
-    except (OSError, ValueError, KeyError):
-        pass  # it isn't done
-    for path in sorted(folder.glob("epoch-*.npz"), reverse=True):
+        return -folder.stat().st_mtime
+    except OSError:  # another process has dropped it meanwhile
+        return 0.0
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    """What is kept of a run, without its arrays: `identity`, `epochs`, and `result` or `history`."""
+    return next((about for about, _ in _readable(folder, arrays=False)), None)
+
+
+def _found(folder: Path, lock: BaseFileLock) -> Found | None:
+    for about, arrays in _readable(folder, arrays=True):
+        if "result" in about:
+            return Found(folder.name, None, about["result"], lock)
+        best, state = arrays[: about["num_best"]], arrays[about["num_best"] :]
+        return Found(folder.name, Checkpoint(state, best, about["kept_epoch"], about["history"]), None, lock)
+    lock.release()
+    return None  # another process has dropped it meanwhile
+
+
+def _readable(folder: Path, *, arrays: bool) -> Iterator[tuple[dict[str, Any], Arrays]]:
+    """The files of a run that can be read, the newest first, each with its arrays if they are wanted."""
+    for path in _files(folder):
         try:
+            if path.name == RESULT:
+                yield json.loads(path.read_text()), []
+                continue
             with path.open("rb") as bytes_, np.load(bytes_) as file:
-                about = json.loads(str(file["about"]))
-                arrays = [file[name] for name in sorted(file.files) if name != "about"]
-                best, state = arrays[: about["num_best"]], arrays[about["num_best"] :]
-                return about["identity"], Checkpoint(state, best, about["kept_epoch"], about["history"]), None
+                names = [name for name in sorted(file.files) if name != "about"]
+                yield json.loads(str(file["about"])), [file[name] for name in names] if arrays else []
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             continue
-    return None
+
+
+def _serves(about: Mapping[str, Any], epochs: int) -> bool:
+    return about["epochs"] == epochs if "result" in about else len(about["history"]) <= epochs

@@ -124,14 +124,15 @@ class Model:
         return values | {name: point[name] for name in values if name in point and name not in SHAPED}
 
     def looks_across_batch(self, hyperparameters: dict[str, Any]) -> bool:
-        """Whether a layer uses more of a batch than one image: then it can't be worked on in parts."""
+        """Whether a layer uses, or may use, more of a batch than one image: then it isn't worked on in parts."""
         import keras
 
         with keras.StatelessScope(initialize_variables=False):  # an array would fix the threads of the device
             layers = self.builder(**hyperparameters)
         while layers:
             layer = layers.pop()
-            if isinstance(layer, keras.layers.BatchNormalization):
+            own = type(layer).__module__.partition(".")[0] != "keras"  # which may do what it likes
+            if own or isinstance(layer, keras.layers.BatchNormalization):
                 return True
             layers += getattr(layer, "layers", [])
         return False

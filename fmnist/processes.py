@@ -1,13 +1,12 @@
 """Processes: which one this is, whether another is alive; starting one, keeping one to some of the CPU."""
 
-import getpass
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -64,17 +63,18 @@ def pinned(threads: int) -> Iterator[None]:
 
     own = sorted(os.sched_getaffinity(0))
     for start in range(0, len(own) - threads + 1, threads):
-        name = f"fmnist-{os.getuid()}-thread-{own[start]}"
-        claim = cache.hold(Path(tempfile.gettempdir()) / name)
-        if claim is None:
-            continue
-        os.sched_setaffinity(0, own[start : start + threads])
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, own)
-            claim.release()
-        return
+        wanted = own[start : start + threads]
+        with ExitStack() as claims:
+            for thread in wanted:
+                claim = cache.hold(Path(tempfile.gettempdir()) / f"fmnist-{os.getuid()}-thread-{thread}")
+                if claim is None:
+                    break
+                claims.callback(claim.release)
+            else:
+                os.sched_setaffinity(0, wanted)
+                claims.callback(os.sched_setaffinity, 0, own)
+                yield
+                return
     yield
 
 
@@ -85,7 +85,9 @@ class Quiet:
     """
 
     def __init__(self, *, wanted: bool) -> None:
-        path = Path(tempfile.gettempdir()) / f"fmnist-{getpass.getuser()}-quiet.db"
+        # where there are no numbers of users, the folder is the user's own
+        user = os.getuid() if hasattr(os, "getuid") else ""
+        path = Path(tempfile.gettempdir()) / f"fmnist-{user}-quiet.db"
         self._computing = ReadWriteLock(path) if wanted else None
 
     def __enter__(self) -> Self:

@@ -91,6 +91,7 @@ def option(
     choices: Iterable[str] | None = None,
     minimum: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     parse: Callable[[str], Any] | None = None,
     text: Callable[[Any], str] | None = None,
 ) -> Any:
@@ -102,10 +103,12 @@ def option(
         choices: What it, or each of its values, may be.
         minimum: The least that it, or each of its values, may be.
         above: What it, or each of its values, must be greater than.
+        below: What it, or each of its values, must be less than.
         parse: Gives the value of a text, where its type doesn't say how.
         text: Gives the text of a value again.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above, "parse": parse, "text": text}
+    bounds = {"choices": choices, "minimum": minimum, "above": above, "below": below}
+    metadata = {"help": help, **bounds, "parse": parse, "text": text}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -300,7 +303,7 @@ class Promote:
 
     candidate: str = option("", "the version to promote, for example models:/fashion-mnist/4")
     against: str = option("champion", "alias or number of the version that it must beat")
-    margin: float = option(0.0, MARGIN_HELP, minimum=0)
+    margin: float = option(0.0, MARGIN_HELP, minimum=0, below=1)
     max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
     max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
     min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
@@ -335,7 +338,7 @@ class Main:
     device: str = option("auto", "where to compute", choices=(AUTO, *DEVICES))
     backend: str = option("tensorflow", "what Keras computes with", choices=BACKENDS)
     registered_model: str = option("fashion-mnist", "name in the model registry")
-    margin: float = option(0.0, MARGIN_HELP, minimum=0)
+    margin: float = option(0.0, MARGIN_HELP, minimum=0, below=1)
     max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
     max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
     min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
@@ -382,7 +385,8 @@ def as_text(field: "dataclasses.Field[Any]", value: Any) -> str:
         return ",".join(as_text(field, each) for each in value)
     if value is None:
         return AUTO
-    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.removesuffix(".0") if isinstance(value, float) else text
 
 
 def texts(settings: Any) -> dict[str, str]:
@@ -423,8 +427,10 @@ def check(settings: Any) -> None:
                 auto = [AUTO] if field.default is None else []
                 kind = field.name.removesuffix("s") if is_list else field.name
                 raise unknown(kind, each, [*auto, *bounds["choices"]])
-            if bounds["minimum"] is not None and each < bounds["minimum"]:
+            if bounds["minimum"] is not None and not bounds["minimum"] <= each < math.inf:
                 raise FmnistError(f"{field.name}: expected at least {bounds['minimum']}, received {each}")
+            if bounds["below"] is not None and not each < bounds["below"]:
+                raise FmnistError(f"{field.name}: expected less than {bounds['below']}, received {each}")
             if bounds["above"] is not None and not bounds["above"] < each < math.inf:
                 raise FmnistError(f"{field.name}: expected a number above {bounds['above']}, received {each}")
 

@@ -214,10 +214,6 @@ def fit(
         start: Goes on from there instead of from the beginning.
         on_checkpoint: Is given the state after every epoch.
     """
-    if start and len(start.history) > plan.recipe.epochs:
-        raise FmnistError(
-            f"resume: {len(start.history)} epochs are done already; type -P epochs= with at least as many"
-        )
     from fmnist import engine as engines
 
     model = plan.model.build(plan.hyperparameters, precision=plan.precision, seed=plan.seed)

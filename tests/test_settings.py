@@ -105,6 +105,17 @@ def test_a_bad_value_is_refused_in_one_line_that_says_what_was_expected(name, te
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("text", "message"), [("nan", "at least 0"), ("inf", "at least 0"), ("5", "less than 1")])
+def test_a_margin_is_a_share(text, message):
+    with pytest.raises(FmnistError, match=f"margin: expected {message}, received"):
+        settings.parse(settings.Promote, {"candidate": "models:/m/1", "margin": text})
+
+
+@pytest.mark.parametrize("record", [settings.Train(data_dir="/data/v1.0", registered_model="m1.0")])
+def test_settings_survive_being_written_as_texts(record):
+    assert settings.parse(type(record), settings.texts(record)) == record
+
+
 @pytest.mark.parametrize("other", [{"backend": "jax"}, {"trainer": "fit"}])
 def test_parts_of_a_batch_are_refused_where_nothing_works_on_parts(other):
     with pytest.raises(FmnistError, match=r"batch_parts=2: .*Type -P batch_parts=1"):

@@ -267,6 +267,8 @@ def test_what_failed_after_the_last_epoch_is_finished_once(new_store):
     assert "the registry is away" in failed.stderr
     (trained,) = store.client.search_runs([store.experiment])
     assert (trained.info.status, store.client.search_registered_models()) == ("FAILED", [])
+    elsewhere = new_store().run([sys.executable, "-m", "entry_points.train", *parameters])
+    assert "mlp epoch 1/1" in elsewhere.stderr  # what is in one store is nothing to another
     again = store.run([sys.executable, "-m", "entry_points.train", *parameters])
     assert "epoch" not in again.stderr  # nothing was trained
     assert result_of(again)["run_id"] == trained.info.run_id
@@ -456,6 +458,18 @@ def test_a_tracking_store_that_takes_no_run_is_said_in_one_line(new_store):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: MLflow at {store.uri} takes no run:")
+
+
+def test_a_store_that_cannot_be_made_is_said_in_one_line(new_store):
+    store = new_store()
+    store.environment["MLFLOW_TRACKING_URI"] = "sqlite:////proc/nowhere/mlflow.db"
+    done = store.run([sys.executable, "-m", "entry_points.preprocess", "--dataset", "synthetic"])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: MLflow at sqlite:////proc/nowhere/mlflow.db doesn't answer: a lock can't be made"
+    )
+    assert line.endswith("Check MLFLOW_TRACKING_URI")
 
 
 @pytest.mark.parametrize(

@@ -188,12 +188,12 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trai
     states: list[checkpoint.Checkpoint] = []
     told: list[int] = []
     whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
-    with checkpoint.Keeper("run-of-test", identity) as keeper:
+    with checkpoint.Keeper("run-of-test", identity, 30) as keeper:
         keeper.save(states[2])
         with pytest.raises(FmnistError, match="is still at work"):
-            checkpoint.find("run-of-test", identity)
-        assert checkpoint.find("auto", identity) is None
-    found = checkpoint.find("run-of-test", identity)
+            checkpoint.find("run-of-test", identity, 30)
+        assert checkpoint.find("auto", identity, 30) is None
+    found = checkpoint.find("run-of-test", identity, 30)
     start = found.checkpoint
     again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
     assert [epoch.number for epoch in again.history if epoch.compiles] == [1, 4]  # neither is a steady epoch

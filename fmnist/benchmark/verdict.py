@@ -113,6 +113,8 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
         ]
         names = ("cell", "times as fast: median of the rounds (min-max, n)", "as", "what differs besides")
         lines += ["", *table(names, compared)]
+        if pairs:
+            lines += ["", "Rounds of the other run are no pairs of these: another time, perhaps another machine."]
         if any(each.times_as_fast.n == 2 for each in found):
             lines += ["", "Of two rounds (n = 2) the median is the mean, and min and max are all there is."]
     left_out = [name_of(each) for each in others if not any(each is other for _, other in pairs)]

@@ -28,13 +28,15 @@ class TensorFlowEngine(CompiledEngine):
 
     def _looks_across_batch(self) -> bool:
         """Whether what becomes of an image depends on others of its batch, or is remembered for the next batch."""
+        states = [each for each in self.model.non_trainable_variables if "seed_generator" not in each.path]
+        before = [each.numpy() for each in states]
         first, second = (tf.cast(self._images[start : start + 2, ..., 0], tf.float32) for start in (0, 2))
         with tf.GradientTape() as tape:
             tape.watch(second)
             logits = self.logits(tf.concat([first, second], axis=0), training=True)[:2]
         others = tape.gradient(logits, second)
-        states = [each for each in self.model.non_trainable_variables if "seed_generator" not in each.path]
-        return bool(states) or (others is not None and bool(tf.reduce_any(others != 0)))
+        remembers = any((each.numpy() != value).any() for each, value in zip(states, before, strict=True))
+        return remembers or (others is not None and bool(tf.reduce_any(others != 0)))
 
     def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
         loss, correct = self._epoch(tf.constant(order.astype(np.int32)))

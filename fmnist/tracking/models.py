@@ -47,6 +47,17 @@ def register(result: dict[str, Any], registered_model: str, **more_tags: Any) ->
     return f"{registered.name}/{registered.version}"
 
 
+def is_logged(model_uri: str) -> bool:
+    """Whether this store has a logged model."""
+    try:
+        mlflow.get_logged_model(model_uri.removeprefix("models:/"))
+    except mlflow.MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
+
+
 def load_model(model_uri: str) -> Any:
     """The Keras model of a run."""
     return mlflow.keras.load_model(model_uri)

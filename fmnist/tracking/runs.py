@@ -46,7 +46,7 @@ def open_store() -> str:
             experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME")
             if experiment and not client.get_experiment_by_name(experiment):
                 client.create_experiment(experiment)
-    except (mlflow.MlflowException, OSError) as error:
+    except (mlflow.MlflowException, OSError, cache.LockError) as error:
         raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from None
     return f"sqlite:///{file}"
 
