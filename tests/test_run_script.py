@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
@@ -23,6 +24,21 @@ def test_another_python_than_it_can_use_is_refused_in_one_line():
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "type PYTHON=python3.11 ./run" in done.stderr
+
+
+def test_an_environment_that_is_not_its_own_is_left_alone(tmp_path):
+    for name in ("run", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    mine = tmp_path / ".venv" / "mine"
+    mine.mkdir(parents=True)
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        [tmp_path / "run", "train"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: .venv is there and isn't of ./run's making")
+    assert mine.exists()
+    assert not (tmp_path / ".venv.lock").exists()
 
 
 def test_a_command_ends_on_a_terminal_with_what_to_look_at_next(new_store):

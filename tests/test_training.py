@@ -141,6 +141,8 @@ def test_batch_normalization_has_the_statistics_of_the_whole_batch(across, handf
 
 @pytest.mark.parametrize("model", ["a", "b"])
 def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(across, handful, model):
+    device = Device("cpu", "two threads", 2, False, {})
+    assert training.settle(training.plan(Train(model=model)), device).batch_parts == 1
     plan = training.plan(Train(model=model, batch_parts=2))
     with pytest.raises(FmnistError, match=r"looks across the batch; type -P batch_parts=1"):
         training.fit(plan, handful, lambda _: None)
