@@ -30,6 +30,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"engine.tensorflow", "engine.jax"},
     {"engine"},
     {"training"},
+    {"seeds"},
     {"benchmark"},
     {"benchmark.cell"},
     {"benchmark.grid"},

@@ -1,4 +1,7 @@
-"""What a training logs: as it begins, after each epoch, and when it ends; and what several seeds come to."""
+"""What a training logs: as it begins, after each epoch, and when it ends; and what several seeds come to.
+
+The module is what `fmnist.seeds.Tracking` asks for.
+"""
 
 import dataclasses
 from contextlib import suppress
@@ -15,8 +18,10 @@ from fmnist.plots import data as data_plots
 from fmnist.plots import training as plots
 from fmnist.settings import augment_text
 from fmnist.statistics import spread
+from fmnist.tracking.models import is_logged as is_logged
 from fmnist.tracking.models import log_model
 from fmnist.tracking.runs import log_figure, value_text
+from fmnist.tracking.runs import nested_run as nested_run
 
 if TYPE_CHECKING:
     from fmnist.evaluation import Evaluation
