@@ -34,6 +34,7 @@ def main(settings: Main) -> dict[str, Any]:
             settings.step(Promote, candidate=model_uri),
             _judge,
             inputs,
+            is_there=lambda earlier: not earlier["promoted"],  # the champion is another: it was taken back
             stands=promotion.standing(*version.split("/")),
         )
         steps |= {"train": trained, "evaluate": evaluated, "promote": judged}

@@ -16,7 +16,7 @@ from fmnist.errors import FmnistError
 from fmnist.evaluation import evaluate
 from fmnist.evaluation.corruptions import Predict, robustness
 from fmnist.evaluation.speed import Latency
-from fmnist.statistics import mcnemar
+from fmnist.statistics import agresti_min, mcnemar
 
 MIN_IMAGES = 100
 SIGNIFICANCE = 0.05
@@ -48,6 +48,7 @@ class Contender:
     latency: Latency
     """Of one image."""
     size_bytes: int
+    """Of what serves."""
 
     @property
     def accuracy(self) -> float:
@@ -68,10 +69,14 @@ class Comparison:
     ci95_low: float
     ci95_high: float
     """The paired bootstrap's interval of it."""
+    lowest: float
+    """The lower end of Agresti and Min's interval of it, which has a width even where no pair differs."""
     p: float
     """McNemar's, exact."""
     faster: bool
     smaller: bool
+    slower: bool
+    larger: bool
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,6 @@ def compare(candidate: Contender, incumbent: Contender) -> Comparison:
     shares = np.array([only_candidate, only_incumbent, count - only_candidate - only_incumbent]) / count
     drawn = np.random.default_rng(0).multinomial(count, shares, NUM_RESAMPLES)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / count, (2.5, 97.5))
-    own, other = candidate.latency, incumbent.latency
     return Comparison(
         num_images=count,
         only_candidate=only_candidate,
@@ -154,17 +158,25 @@ def compare(candidate: Contender, incumbent: Contender) -> Comparison:
         difference=(only_candidate - only_incumbent) / count,
         ci95_low=float(low),
         ci95_high=float(high),
+        lowest=agresti_min(only_candidate, only_incumbent, count)[0],
         p=mcnemar(only_candidate, only_incumbent),
-        faster=own.median <= CLEARLY * other.median and max(own.medians) < min(other.medians),
+        faster=_is_faster(candidate.latency, incumbent.latency),
         smaller=candidate.size_bytes <= CLEARLY * incumbent.size_bytes,
+        slower=_is_faster(incumbent.latency, candidate.latency),
+        larger=incumbent.size_bytes <= CLEARLY * candidate.size_bytes,
     )
+
+
+def _is_faster(one: Latency, other: Latency) -> bool:
+    return one.median <= CLEARLY * other.median and max(one.medians) < min(other.medians)
 
 
 def decide(candidate: Contender, incumbent: Contender | None, criteria: Criteria) -> Decision:
     """Decides whether a candidate takes the incumbent's place, or a place that nobody has.
 
     It does if it meets all criteria and is better (McNemar's p below 0.05, the bootstrap's interval above 0), or
-    not worse (the interval nowhere below minus the margin) and faster or smaller.
+    not worse (Agresti and Min's interval nowhere below minus the margin) and faster or smaller, and not the other
+    of these at the cost of the one.
     """
     failed = tuple(
         f"{name} {value:{form}}, {bound} {limit:{form}} allowed"
@@ -183,13 +195,17 @@ def decide(candidate: Contender, incumbent: Contender | None, criteria: Criteria
     found = compare(candidate, incumbent)
     by = (
         f"{100 * found.difference:+.2f} points on {found.num_images:,} images (95 % interval "
-        f"{100 * found.ci95_low:+.2f} to {100 * found.ci95_high:+.2f}, McNemar p = {found.p:.2g})"
+        f"{100 * found.ci95_low:+.2f} to {100 * found.ci95_high:+.2f}, Agresti and Min's from "
+        f"{100 * found.lowest:+.2f}, McNemar p = {found.p:.2g})"
     )
     better = found.difference > 0 and found.p < SIGNIFICANCE and found.ci95_low > 0
-    not_worse = found.ci95_low >= -criteria.margin
+    not_worse = found.lowest >= -criteria.margin
     gains = [word for word, gained in (("faster", found.faster), ("smaller", found.smaller)) if gained]
+    costs = [word for word, lost in (("slower", found.slower), ("larger", found.larger)) if lost]
     if better:
         reason = f"better than {incumbent.name}: {by}"
+    elif not_worse and gains and costs:
+        reason = f"not shown to be better than {incumbent.name}, and {gains[0]} but {costs[0]}: {by}"
     elif not_worse and gains:
         reason = f"{' and '.join(gains)} than {incumbent.name}, and not worse by more than the margin: {by}"
     elif not_worse:
@@ -198,7 +214,7 @@ def decide(candidate: Contender, incumbent: Contender | None, criteria: Criteria
         margin = f"the margin of {100 * criteria.margin:g} points"
         reason = f"not shown to be better than {incumbent.name}, nor to be as good within {margin}: {by}"
     reason = "; ".join((*failed, reason))
-    promoted = not failed and (better or (not_worse and bool(gains)))
+    promoted = not failed and (better or (not_worse and bool(gains) and not costs))
     return Decision(promoted, reason, criteria, candidate, incumbent, found, failed)
 
 
@@ -232,8 +248,8 @@ def record(decision: Decision) -> dict[str, Any]:
     }
 
 
-def note(decision: Decision, images: str) -> str:
-    """The same for people, in Markdown; `images` says which were answered."""
+def note(decision: Decision, images: str, word: str) -> str:
+    """The same for people, in Markdown; `images` says which were answered, `word` what came of it."""
     there = [each for each in (decision.candidate, decision.incumbent) if each]
     figures: tuple[tuple[str, Callable[[Contender], str]], ...] = (
         ("accuracy", lambda each: f"{each.accuracy:.2%}"),
@@ -245,7 +261,7 @@ def note(decision: Decision, images: str) -> str:
     rows = [(name, *(show(each) for each in there)) for name, show in figures]
     return "\n".join(
         [
-            f"**{'Promoted' if decision.promoted else 'Refused'}**: {decision.reason}.",
+            f"**{word.capitalize()}**: {decision.reason}.",
             "",
             *markdown.table(("", *(each.name for each in there)), rows),
             "",

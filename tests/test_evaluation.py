@@ -12,7 +12,7 @@ from fmnist.errors import FmnistError
 from fmnist.evaluation import evaluate
 from fmnist.evaluation.calibration import cooled, reliability, selective, temperature
 from fmnist.evaluation.corruptions import KINDS, corrupt
-from fmnist.settings import Evaluate, parse
+from fmnist.settings import Evaluate, Validation, parse
 from fmnist.statistics import wilson
 
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.35, 0.25, 0.4]], dtype=np.float32)
@@ -237,3 +237,44 @@ def test_a_model_that_is_not_there_or_lacks_a_dataset_is_refused_in_one_line(sto
         run_evaluate(Evaluate(model_uri=model_uri))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", ["ValueError", "TypeError", "AttributeError"])
+def test_a_model_that_refuses_to_load_is_refused_in_one_line(tmp_path, error):  # as Keras does with a Lambda layer
+    import mlflow
+
+    from fmnist.tracking import versions
+
+    file = tmp_path / "model.py"
+    lines = [
+        "import mlflow",
+        "class Unsafe(mlflow.pyfunc.PythonModel):",
+        f"    def load_context(self, context): raise {error}('unsafe')",
+        "    def predict(self, context, model_input: list[str]): ...",
+        "mlflow.models.set_model(Unsafe())",
+    ]
+    file.write_text("\n".join(lines))
+    folder = str(tmp_path / "model")
+    mlflow.pyfunc.save_model(folder, python_model=str(file), pip_requirements=["mlflow"])
+    version = versions.Version(folder, "", "", None, {}, None)
+    with pytest.raises(FmnistError, match=r"model can't be loaded: unsafe$"):
+        versions.load(version, 10)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "loaded", "validation"),
+    [
+        ("", "fashion-mnist", 2000),
+        ("fashion-mnist", "fashion-mnist", 2000),
+        ("auto", "auto", 2000),
+        ("mnist", "mnist", 5000),
+    ],
+)
+def test_a_models_own_dataset_is_cut_as_its_training_cut_it(monkeypatch, dataset, loaded, validation):
+    from fmnist.tracking import versions
+
+    monkeypatch.setattr(versions.data, "load", lambda name, **how: (name, how))
+    training = versions.Training("auto", "", Validation(2000, stratified=True), 3)
+    version = versions.Version("models:/a/1", "a", "1", None, {"dataset": "fashion-mnist"}, training)
+    name, how = versions.splits(version, dataset, "")
+    assert (name, how["validation"].count, how["seed"]) == (loaded, validation, 3 if validation == 2000 else 0)

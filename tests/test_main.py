@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, Store, tracked_in
 
 from fmnist.errors import FmnistError
-from fmnist.settings import Main, Validation
+from fmnist.settings import Main, Validation, parse
 
 NAME = "fashion-mnist"
 
@@ -149,6 +149,25 @@ def test_the_same_pipeline_again_does_nothing_again_and_says_so(walk):
         assert run.data.tags["step.done_in"] == again["steps"][name]["run_id"] == done_in[name]
         assert run.data.tags["mlflow.note.content"].startswith("Not done again: ")
     assert len(walk.store.client.search_model_versions(f"name = '{NAME}'")) == 2
+
+
+def test_a_promotion_that_was_taken_back_is_judged_again(walk):
+    from entry_points.main import main
+
+    command = next(command for command in printed_commands() if "-P model=mlp" in command)
+    settings = parse(Main, dict(re.findall(r"-P (\w+)=(\S+)", command)))
+    client = walk.store.client
+    before = client.get_registered_model(NAME).aliases["champion"]
+    client.delete_registered_model_alias(NAME, "champion")
+    with tracked_in(walk.store):
+        result = main(settings)
+    assert {name: step["done_now"] for name, step in result["steps"].items()} == {
+        "preprocess": False,
+        "train": False,
+        "evaluate": False,
+        "promote": True,
+    }
+    assert (result["promoted"], result["champion"]) == (True, str(before)) == (True, "1")
 
 
 def test_a_step_that_fails_fails_the_pipeline_with_its_reason(walk):

@@ -69,7 +69,8 @@ def log_assessment(version: Version, splits: Splits, found: Assessment) -> dict[
         for kind in KINDS
     }
     log_figure(plots.corruptions(rows, robust.accuracy), f"{folder}/harmed_images.png")
-    table = {"kind": list(KINDS), **{str(n): [robust.accuracy[k][n - 1] for k in KINDS] for n in range(1, 6)}}
+    by_strength = {str(n + 1): [robust.accuracy[kind][n] for kind in KINDS] for n in range(NUM_STRENGTHS)}
+    table = {"kind": list(KINDS), **by_strength}
     mlflow.log_table(table, f"{folder}/robustness.json")
     text = note(found, str(version), splits.manifest["dataset"])
     mlflow.log_text(text, "evaluation.md")

@@ -12,7 +12,7 @@ import mlflow
 
 from fmnist import cache, machine, markdown, settings
 from fmnist.errors import FmnistError
-from fmnist.tracking import runs
+from fmnist.tracking import runs, versions
 
 INPUTS_TAG, DONE_TAG = "step.inputs", "step.done_in"
 RESULT = "step/result.json"
@@ -33,7 +33,7 @@ def step(
         record: The step's settings; their class names it.
         job: Does it; gives a result with the `run_id` of the run in which it was done.
         inputs: What it depends on beside its settings, of JSON's types.
-        is_there: Whether what an earlier step made is still there.
+        is_there: Whether what came of an earlier step is still so.
         stands: A result that is there already, however it came about.
     """
     name = type(record).__name__.lower()
@@ -47,17 +47,17 @@ def step(
         }
     )
     earlier = stands or _earlier(digest)
-    if earlier and is_there(earlier):
+    if earlier and (stands or is_there(earlier)):
         with runs.nested_run(name):
             why = stands["reason"] if stands else "the same settings, data, versions and code have been through it"
             text = f"Not done again: {why}, in run {earlier['run_id']}."
             mlflow.set_tags({INPUTS_TAG: digest, DONE_TAG: earlier["run_id"], "mlflow.note.content": text})
-        return earlier | {"done_again": False}
+        return earlier | {"done_now": False}
     with failing(name):
         result = job(record)
     mlflow.log_dict(result, RESULT, run_id=result["run_id"])
     mlflow.MlflowClient().set_tag(result["run_id"], INPUTS_TAG, digest)  # last: then it is complete
-    return result | {"done_again": True}
+    return result | {"done_now": True}
 
 
 def log_result(version: str, steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def log_result(version: str, steps: Mapping[str, Mapping[str, Any]]) -> dict[str
     figures = {name: value for name, value in steps["evaluate"].items() if "/" in name}
     mlflow.log_metrics(figures)
     promoted, reason = steps["promote"]["promoted"], steps["promote"]["reason"]
-    rows = [(name, each["run_id"], "yes" if each["done_again"] else "earlier") for name, each in steps.items()]
+    rows = [(name, each["run_id"], "yes" if each["done_now"] else "earlier") for name, each in steps.items()]
     lines = [
         f"**{version}**: test accuracy **{figures['test/accuracy']:.2%}**; "
         f"{'promoted' if promoted else 'not promoted'}: {reason}.",
@@ -93,7 +93,8 @@ def is_registered(result: Mapping[str, Any]) -> bool:
     name, number = result["registered"].split("/")
     try:
         mlflow.MlflowClient().get_model_version(name, number)
-    except mlflow.MlflowException:
+    except mlflow.MlflowException as error:
+        versions.check_missing(error)
         return False
     return True
 
@@ -106,7 +107,8 @@ def _earlier(digest: str) -> dict[str, Any] | None:
         if DONE_TAG not in run.data.tags:
             try:
                 result: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{RESULT}")
-            except mlflow.MlflowException:
+            except mlflow.MlflowException as error:
+                versions.check_missing(error)
                 continue  # its files were deleted
             return result
     return None

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 
 from fmnist import cache
+from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
-from fmnist.promotion import Decision, note, record
+from fmnist.evaluation.speed import latencies
+from fmnist.promotion import Criteria, Decision, decide, measure, note, overtaken, record
 from fmnist.tracking import runs, versions
 from fmnist.tracking.versions import Version
 
@@ -31,24 +34,55 @@ def holder(name: str, alias: str) -> str | None:
     try:
         aliases: dict[str, Any] = mlflow.MlflowClient().get_registered_model(name).aliases
     except mlflow.MlflowException as error:
+        versions.check_missing(error)
         raise FmnistError(f"no registered model {name}: {error}") from None
     return str(aliases[alias]) if alias in aliases else None
 
 
-def incumbent(candidate: Version, against: str) -> Version | None:
+def incumbent(candidate: Version, against: str, *, champion: str | None) -> Version | None:
     """The version that a candidate must beat; None where there is no champion yet.
 
     Raises:
-        FmnistError: If `against` is neither an alias nor a number of the same model.
+        FmnistError: If `against` is neither an alias nor a number of the same model, or another than the champion,
+            whose place nothing takes that wasn't compared with it.
     """
-    if against == candidate.number:
-        raise FmnistError(f"against: {candidate} can't be compared with itself; type another version or alias")
     number = against if against.isdigit() else holder(candidate.name, against)
     if number is None and against == CHAMPION:
         return None
     if number is None:
         raise FmnistError(f"against: no version of {candidate.name} has the alias {against!r}; type a number")
-    return versions.find(f"models:/{candidate.name}/{number}")
+    found = versions.find(f"models:/{candidate.name}/{number}")
+    if found.number == candidate.number:
+        raise FmnistError(f"against: {candidate} can't be compared with itself; leave `against` out")
+    if champion and found.number != champion:
+        raise FmnistError(f"against: version {champion} is the champion; leave `against` out")
+    return found
+
+
+def judge(contenders: list[Version], images: Split, splits: Splits, criteria: Criteria) -> Decision:
+    """Has a candidate and, if there is one, its incumbent answer the same images; decides between them."""
+    served = [versions.load(each, len(splits.class_names)) for each in contenders]
+    timed = latencies([each.answer for each in served], images.images[:1].astype(np.float32))
+    candidate, *incumbents = (
+        measure(str(name), each.predict, images, latency=latency, size_bytes=each.size_bytes, criteria=criteria)
+        for name, each, latency in zip(contenders, served, timed, strict=True)
+    )
+    return decide(candidate, incumbents[0] if incumbents else None, criteria)
+
+
+def carry_out(candidate: Version, decision: Decision, images: str, *, before: str | None) -> dict[str, Any]:
+    """Logs a decision to the active run and the version, and moves the alias by it; gives it as a result.
+
+    What is logged first says `promoting`, so that nothing that ends this early leaves a champion without a record,
+    or a record of a champion that isn't.
+    """
+    _log_evidence(decision)
+    if decision.promoted:
+        _log_decision(candidate, decision, images, "promoting")
+        overtaker = crown(candidate.name, candidate.number, before=before)
+        if overtaker:
+            decision = overtaken(decision, overtaker)
+    return _log_decision(candidate, decision, images, "promoted" if decision.promoted else "refused")
 
 
 def crown(name: str, number: str, *, before: str | None) -> str | None:
@@ -78,7 +112,7 @@ def crown(name: str, number: str, *, before: str | None) -> str | None:
     return None
 
 
-def log_evidence(decision: Decision) -> None:
+def _log_evidence(decision: Decision) -> None:
     """Logs what was measured to the active run."""
     found = record(decision)
     figures = {
@@ -90,14 +124,13 @@ def log_evidence(decision: Decision) -> None:
     mlflow.log_metrics({name: float(value) for name, value in figures.items()})
 
 
-def log_decision(candidate: Version, decision: Decision, images: str) -> dict[str, Any]:
-    """Logs a decision to the active run and to the version; gives it as a result."""
+def _log_decision(candidate: Version, decision: Decision, images: str, word: str) -> dict[str, Any]:
+    """Logs a decision, and in a word what came of it, to the active run and the version; gives it as a result."""
     run_id = mlflow.active_run().info.run_id
     result: dict[str, Any] = {"images": images, **record(decision)}
     mlflow.log_dict(result, "decision.json")
-    text = note(decision, images)
+    text = note(decision, images, word)
     mlflow.log_text(text, "decision.md")
-    word = "promoted" if decision.promoted else "refused"
     mlflow.set_tags({"mlflow.note.content": text, "decision": word, "reason": decision.reason})
     mlflow.set_tags({"model_uri": candidate.uri, "model_version": str(candidate)})
     _note(candidate.name, candidate.number, word, text)
@@ -129,10 +162,12 @@ def roll_back(name: str) -> dict[str, Any]:
     before, previous = holder(name, CHAMPION), holder(name, PREVIOUS)
     if before is None or previous is None or before == previous:
         raise FmnistError(f"rollback: {name} has no previous champion; promote a version first")
+    change = f"version {previous} is the champion again, in place of version {before}."
+    mlflow.set_tags({"mlflow.note.content": f"**Rolling back**: {change}", "decision": "rolling back"})
     overtaker = crown(name, previous, before=before)
     if overtaker:
         raise FmnistError(f"rollback: version {overtaker} became champion meanwhile; look, and type it again")
-    text = f"**Rolled back**: version {previous} is the champion again, in place of version {before}."
+    text = f"**Rolled back**: {change}"
     mlflow.set_tags({"mlflow.note.content": text, "decision": "rolled back"})
     for number, word in ((previous, "promoted"), (before, "rolled back")):
         _note(name, number, word, text)

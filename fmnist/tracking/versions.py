@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fmnist import data
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
+from fmnist.serving import loader
 from fmnist.settings import Validation, parse_validation
 
 NUM_AT_ONCE = 500  # images asked for in one call; a served model may refuse more
@@ -58,7 +59,7 @@ class Served:
     predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     """Probabilities `(batch, classes)` of images `(batch, 28, 28)`."""
     size_bytes: int
-    """Of all its files."""
+    """Of the model's file that is served; of all files of one that has none such."""
 
 
 def find(model_uri: str) -> Version:
@@ -104,11 +105,11 @@ def splits(version: Version, dataset: str, data_dir: str) -> Splits:
         raise FmnistError(
             f"dataset: it isn't known what {version} was trained on; type for example -P dataset=fashion-mnist"
         )
-    if training is None or dataset not in ("", own):
+    if training is None or dataset not in ("", "auto", own):
         return data.load(dataset or own, data_dir=data_dir, validation=Validation(5000), seed=0)
     if not data_dir and Path(training.data_dir).is_dir():
         data_dir = training.data_dir
-    return data.load(own, data_dir=data_dir, validation=training.validation, seed=training.seed)
+    return data.load(dataset or own, data_dir=data_dir, validation=training.validation, seed=training.seed)
 
 
 def own_splits(version: Version, data_dir: str) -> Splits:
@@ -143,7 +144,7 @@ def load(version: Version, num_classes: int) -> Served:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(version.uri))
         model = mlflow.pyfunc.load_model(str(folder))
-    except (mlflow.MlflowException, OSError, ImportError) as error:
+    except (mlflow.MlflowException, OSError, ImportError, ValueError, TypeError, AttributeError) as error:
         raise FmnistError(f"{version} can't be loaded: {error}") from None
 
     def answer(pixels: NDArray[np.float32]) -> Any:
@@ -166,8 +167,16 @@ def load(version: Version, num_classes: int) -> Served:
                 )
         return np.concatenate(answers)
 
-    size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Served(answer, predict, size_bytes)
+    ours = (folder / "data" / file for file in (loader.LITERT_FILE, loader.KERAS_FILE))
+    files = next(([file] for file in ours if file.exists()), folder.rglob("*"))
+    return Served(answer, predict, sum(file.stat().st_size for file in files if file.is_file()))
+
+
+def check_missing(error: mlflow.MlflowException) -> None:
+    """Raises `FmnistError` unless an error says that something isn't there: the server may have failed."""
+    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        uri = mlflow.get_tracking_uri()
+        raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from error
 
 
 def _parts(model_uri: str) -> tuple[str, str, str]:
@@ -199,7 +208,8 @@ def _training(run_id: str | None) -> Training | None:
     while run_id:
         try:
             found = client.get_run(run_id).data
-        except mlflow.MlflowException:  # deleted, or of another store
+        except mlflow.MlflowException as error:
+            check_missing(error)  # deleted, or of another store
             return None
         told = found.params
         if {"dataset", "data_dir", "validation", "seed"} <= told.keys():
