@@ -32,6 +32,7 @@ import psutil
 from fmnist import machine
 
 NUM_CLIENTS = 8
+START_SECONDS = 120
 HEADERS = {"Content-Type": "application/json"}
 NOTHING = """
 class Nothing:
@@ -165,7 +166,7 @@ def served(path: str, workers: int) -> Iterator[Server]:
                 connection.getresponse().read()
                 break
             except OSError:
-                if process.poll() is not None:
+                if process.poll() is not None or perf_counter() - start > START_SECONDS:
                     raise SystemExit(f"no server: {' '.join(command)}") from None
                 time.sleep(0.02)
         yield Server(process, port, perf_counter() - start)
