@@ -302,7 +302,7 @@ class Promote:
     """Make a version the champion if it is shown to be better, or as good and faster or smaller."""
 
     candidate: str = option("", "the version to promote, for example models:/fashion-mnist/4")
-    against: str = option("champion", "alias or number of the version that it must beat")
+    against: str = option("champion", "alias of the champion; any version where there is none")
     margin: float = option(0.0, MARGIN_HELP, minimum=0, below=1)
     max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
     max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)

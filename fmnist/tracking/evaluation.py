@@ -7,13 +7,12 @@ import mlflow
 from mlflow.entities import LoggedModelInput
 
 from fmnist.data import Splits
-from fmnist.evaluation import Evaluation
 from fmnist.evaluation.assessment import Assessment, metrics, note
 from fmnist.evaluation.corruptions import KINDS, NUM_STRENGTHS, corrupt
 from fmnist.plots import evaluation as plots
 from fmnist.plots.training import confusion_matrix
 from fmnist.tracking.runs import log_figure
-from fmnist.tracking.training import log_dataset
+from fmnist.tracking.training import log_by_class, log_dataset
 from fmnist.tracking.versions import Version
 
 
@@ -91,13 +90,3 @@ def log_assessment(version: Version, splits: Splits, found: Assessment) -> dict[
         "num_images": found.num_images,
         **figures,
     }
-
-
-def log_by_class(found: Evaluation, class_names: tuple[str, ...], folder: str) -> None:
-    """Logs precision, recall and F1 of each class, and the confusion matrix, as tables."""
-    columns = {"precision": found.precision, "recall": found.recall, "f1": found.f1, "support": found.support}
-    table = {"class": list(class_names)} | {name: values.tolist() for name, values in columns.items()}
-    mlflow.log_table(table, f"{folder}/per_class.json")
-    header = ",".join(["true\\predicted", *class_names])
-    rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(class_names, found.confusion, strict=True)]
-    mlflow.log_text("\n".join([header, *rows]) + "\n", f"{folder}/confusion_matrix.csv")

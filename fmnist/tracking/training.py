@@ -168,10 +168,7 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
     lines: list[str] = []
     trained.model.summary(print_fn=lambda line, **_: lines.append(line), line_length=90)
     mlflow.log_text("\n".join(lines), "model_summary.txt")
-    mlflow.log_table(_per_class(test, names), "test/per_class.json")
-    header = ",".join(["true\\predicted", *names])
-    rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, test.confusion, strict=True)]
-    mlflow.log_text("\n".join([header, *rows]) + "\n", "test/confusion_matrix.csv")
+    log_by_class(test, names, "test")
     log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png")
     curves = {
         name: [getattr(epoch, name) for epoch in trained.history]
@@ -256,6 +253,11 @@ def _log_tensorboard(trained: "Trained") -> None:
         mlflow.log_artifacts(folder, "tensorboard")
 
 
-def _per_class(test: "Evaluation", class_names: tuple[str, ...]) -> dict[str, list[Any]]:
-    figures = {"precision": test.precision, "recall": test.recall, "f1": test.f1, "support": test.support}
-    return {"class": list(class_names)} | {name: values.tolist() for name, values in figures.items()}
+def log_by_class(found: "Evaluation", class_names: tuple[str, ...], folder: str) -> None:
+    """Logs precision, recall and F1 of each class, and the confusion matrix, as tables."""
+    columns = {"precision": found.precision, "recall": found.recall, "f1": found.f1, "support": found.support}
+    table = {"class": list(class_names)} | {name: values.tolist() for name, values in columns.items()}
+    mlflow.log_table(table, f"{folder}/per_class.json")
+    header = ",".join(["true\\predicted", *class_names])
+    rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(class_names, found.confusion, strict=True)]
+    mlflow.log_text("\n".join([header, *rows]) + "\n", f"{folder}/confusion_matrix.csv")
