@@ -1,5 +1,6 @@
 """Runs that always end, in a store that is made once; and the plots and tables that go to them."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def open_store() -> str:
     Raises:
         FmnistError: If the store doesn't answer.
     """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # not that tables are made, or what is sampled
     uri = str(mlflow.get_tracking_uri())
     name = uri.removeprefix("sqlite:///")
     try:
