@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -70,6 +71,41 @@ def compiled(model: keras.Model) -> Call:
     return lambda images: function(tf.constant(images)).numpy()
 
 
+LOADING = """
+import sys, time, numpy, psutil
+pixels = numpy.zeros((1, 28, 28), numpy.float32)
+before, start = psutil.Process().memory_info().rss, time.perf_counter()
+if sys.argv[1].endswith("onnx"):
+    import onnxruntime
+    onnxruntime.InferenceSession(sys.argv[1]).run(None, {"pixels": pixels})
+else:
+    from ai_edge_litert.interpreter import Interpreter
+    interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+    interpreter.invoke()
+print(time.perf_counter() - start, (psutil.Process().memory_info().rss - before) / 2**20)
+"""
+
+
+def print_loading(model: keras.Model, has_onnx: bool) -> None:
+    """What a process that has NumPy takes to load a runtime and a model, and to answer once."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / "model.tflite"]
+        paths[0].write_bytes(to_litert(model))
+        if has_onnx:
+            paths.append(Path(folder) / "model.onnx")
+            model.export(str(paths[1]), format="onnx", verbose=False)
+        for path in paths:
+            starts = []
+            for _ in range(NUM_ROUNDS):
+                command = [sys.executable, "-c", LOADING, str(path)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                starts.append([float(text) for text in done.stdout.split()])
+            seconds, mebibytes = (statistics.median(values) for values in zip(*starts, strict=True))
+            print(f"loading {path.name}: {seconds:.3f} s, {mebibytes:.1f} MiB, median of {NUM_ROUNDS} starts")
+
+
 def trained(name: str, precision: str) -> keras.Model:
     """A model after ten updates, so that its probabilities are not all alike."""
     images, labels, *_ = synthetic.draw()
@@ -107,6 +143,9 @@ def main() -> None:
         + ", ".join(f"{name} {version(name)}" for name in packages)
     )
     print(f"milliseconds of a call: median (min-max) of the medians of {NUM_ROUNDS} rounds")
+    small = trained("lenet", "float32")
+    small(np.zeros((1, 28, 28), np.float32))
+    print_loading(small, has_onnx)
     rows: list[dict[str, Any]] = []
     for name in names:
         for precision in ("float32", "bfloat16"):

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -38,29 +39,39 @@ class RefusedInput(MlflowException):  # type: ignore[misc]  # MLflow has no type
 
 
 class LiteRTModel:
-    """Gives probabilities by LiteRT, with one interpreter a thread: an interpreter serves one call at a time."""
+    """Gives probabilities by LiteRT.
+
+    The server asks from several threads, and an interpreter serves one call at a time. So there are as many as the
+    machine has processors, made when needed: more would answer no sooner, and each holds the weights once more.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
-        self._local = threading.local()
+        self._idle: LifoQueue[Any] = LifoQueue()
+        for _ in range(os.cpu_count() or 1):
+            self._idle.put(None)
 
     def __call__(self, images: Images) -> Probabilities:
-        local = self._local
-        if not hasattr(local, "interpreter"):
-            from ai_edge_litert.interpreter import Interpreter
+        interpreter = self._idle.get()
+        try:
+            interpreter = interpreter or self._new_interpreter()
+            (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+            if tuple(pixels["shape"]) != images.shape:
+                interpreter.resize_tensor_input(pixels["index"], images.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(pixels["index"], images)
+            interpreter.invoke()
+            result: Probabilities = interpreter.get_tensor(probabilities["index"])
+            return result
+        finally:
+            self._idle.put(interpreter)
 
-            local.interpreter = Interpreter(model_path=self._path, num_threads=1)
-            local.input = local.interpreter.get_input_details()[0]["index"]
-            local.output = local.interpreter.get_output_details()[0]["index"]
-            local.count = 0
-        if local.count != len(images):
-            local.interpreter.resize_tensor_input(local.input, images.shape)
-            local.interpreter.allocate_tensors()
-            local.count = len(images)
-        local.interpreter.set_tensor(local.input, images)
-        local.interpreter.invoke()
-        probabilities: Probabilities = local.interpreter.get_tensor(local.output)
-        return probabilities
+    def _new_interpreter(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=self._path, num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
 
 
 class KerasModel:
