@@ -64,7 +64,8 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         sys.exit(3)
     except KeyboardInterrupt:
         _end_launched_run(launched_run, "KILLED")
-        print("interrupted", file=sys.stderr)
+        again = "; the same command with -P resume=auto goes on" if hasattr(settings, "resume") else ""
+        print(f"interrupted{again}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     print(json.dumps(result), flush=True)
@@ -74,7 +75,8 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
 
 def _say_what_next(result: dict[str, Any]) -> None:
     run = os.environ.get("FMNIST_RUN", "")
-    print(f"Next: {run}mlflow ui, and run {result.get('run_id')} in it", file=sys.stderr)
+    pages = f"{run}ui" if run else "mlflow ui"
+    print(f"Next: {pages}, and run {result.get('run_id')} in it", file=sys.stderr)
     if result.get("registered"):
         serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
         print(f"The model is {result['registered']}; to serve it: {run}{serve}", file=sys.stderr)

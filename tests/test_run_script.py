@@ -56,7 +56,7 @@ def test_a_command_ends_on_a_terminal_with_what_to_look_at_next(new_store):
             said += chunk
     run_id = store.client.search_runs([store.experiment])[0].info.run_id
     assert run_id in result
-    assert f"Next: ./run mlflow ui, and run {run_id} in it" in said.decode()
+    assert f"Next: ./run ui, and run {run_id} in it" in said.decode()
 
 
 def read(terminal: int) -> bytes:

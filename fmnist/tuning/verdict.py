@@ -134,6 +134,7 @@ def command(candidate: Candidate, settings: Tune) -> str:
         if validation.seed is not None
         else dataclasses.replace(validation, seed=settings.seed),
         device=settings.device,
+        registered_model=settings.registered_model,
     )
     words = ["mlflow", "run", ".", "-e", "train"]
     if candidate.trainings:
