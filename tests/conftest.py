@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -163,8 +164,6 @@ class Postgres:
         self._folder, self._as_user, self._programs = folder, [], programs
         if os.getuid() == 0:  # as root it refuses to run
             self._as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-            for each in (folder, *folder.parents[:2]):
-                each.chmod(0o755)
             shutil.chown(folder, "nobody")
         # not one that the system may give to a client while the server is stopped
         self._port = next(port for port in random.sample(range(20_000, 30_000), 100) if _is_free(port))
@@ -202,15 +201,16 @@ class Postgres:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL server."""
     found = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
     programs = next((folder for folder in found if (folder / "initdb").exists()), None)
     if programs is None:
         pytest.skip("PostgreSQL's server is not installed")
     pytest.importorskip("psycopg", reason="the extra postgres is not installed")
-    server = Postgres(programs, tmp_path_factory.mktemp("postgres"))
-    try:
-        yield server
-    finally:
-        server.stop()
+    with TemporaryDirectory() as folder:  # pytest's own are closed to the user that the server runs as
+        server = Postgres(programs, Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
