@@ -47,30 +47,34 @@ class LiteRTModel:
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
-        self._idle: LifoQueue[Any] = LifoQueue()
+        self._idle: LifoQueue[tuple[Any, int]] = LifoQueue()  # with the number of images that each is set to
         for _ in range(os.cpu_count() or 1):
-            self._idle.put(None)
+            self._idle.put((None, 0))
 
     def __call__(self, images: Images) -> Probabilities:
-        interpreter = self._idle.get()
+        interpreter, count = self._idle.get()
         try:
-            interpreter = interpreter or self._new_interpreter()
-            (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
-            if tuple(pixels["shape"]) != images.shape:
-                interpreter.resize_tensor_input(pixels["index"], images.shape)
+            if interpreter is None:
+                interpreter = self._new_interpreter()
+            if count != len(images):
+                count = 0  # should this fail
+                interpreter.resize_tensor_input(self._input, images.shape)
                 interpreter.allocate_tensors()
-            interpreter.set_tensor(pixels["index"], images)
+                count = len(images)
+            interpreter.set_tensor(self._input, images)
             interpreter.invoke()
-            result: Probabilities = interpreter.get_tensor(probabilities["index"])
-            return result
+            probabilities: Probabilities = interpreter.get_tensor(self._output)
+            return probabilities
         finally:
-            self._idle.put(interpreter)
+            self._idle.put((interpreter, count))
 
     def _new_interpreter(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_path=self._path, num_threads=1)
-        interpreter.allocate_tensors()
+        self._input, self._output = (
+            details[0]["index"] for details in (interpreter.get_input_details(), interpreter.get_output_details())
+        )
         return interpreter
 
 
