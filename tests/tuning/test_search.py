@@ -54,12 +54,13 @@ def ended(process):
 
 
 def trial_training(name, storage=AUTO, after=-1):
-    """A trial that trains, of a number above another: its MLflow run is there."""
+    """A trial that trains, of a number above another: its MLflow run is there, and its process lives."""
     give_up, study = time.monotonic() + 60, None
     while time.monotonic() < give_up:
         study = study or studies.find(name, storage)
         for trial in studies.trials(study, TrialState.RUNNING) if study else ():
-            if "run_id" in trial.user_attrs and trial.number > after:
+            known = "run_id" in trial.user_attrs and trial.number > after
+            if known and psutil.pid_exists(trial.user_attrs["worker"]["pid"]):
                 return trial
         time.sleep(0.02)
     raise AssertionError("no trial began")
