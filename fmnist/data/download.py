@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> No
         except OSError as error:
             raise cache.unwritable(error) from None
         for part in folder.glob(f"{name}.*.part"):  # what a killed process left
-            if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
-                part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just moved it into place
+                if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
+                    part.unlink()
         _fetch_one(path, expected, mirrors)
 
 
