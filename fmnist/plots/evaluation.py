@@ -60,8 +60,7 @@ def robustness(accuracy: Mapping[str, Sequence[float]], clean: float, mean: floa
     colors = color_palette("colorblind", len(accuracy))
     for (kind, values), color, marker in zip(accuracy.items(), colors, "osD^vP", strict=True):
         panel.plot(range(len(values) + 1), [clean, *values], marker=marker, label=kind, color=color)
-    panel.axhline(mean, color="#888888", linestyle=":")
-    panel.annotate(f"mean {mean:.2%}", (0, mean), (0, 4), textcoords="offset points")
+    panel.axhline(mean, color="#888888", linestyle=":", label=f"mean {mean:.2%}")
     panel.set(ylim=(0, 1), xlabel="strength; 0: unharmed", ylabel="accuracy")
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     panel.set_xticks(range(1 + max(map(len, accuracy.values()))))
