@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import click
 
 from fmnist.errors import FmnistError, Refused
-from fmnist.settings import default_text, parse
+from fmnist.options import default_text, parse
 
 Settings = TypeVar("Settings")
 

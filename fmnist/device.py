@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fmnist import machine
 from fmnist.errors import FmnistError
-from fmnist.settings import AUTO
+from fmnist.options import AUTO
 
 
 @dataclass(frozen=True)

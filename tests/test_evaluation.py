@@ -12,7 +12,8 @@ from fmnist.errors import FmnistError
 from fmnist.evaluation import evaluate
 from fmnist.evaluation.calibration import cooled, reliability, selective, temperature
 from fmnist.evaluation.corruptions import KINDS, corrupt
-from fmnist.settings import Evaluate, Validation, parse
+from fmnist.options import parse
+from fmnist.settings import Evaluate, Validation
 from fmnist.statistics import wilson
 
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.35, 0.25, 0.4]], dtype=np.float32)

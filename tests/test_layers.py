@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module may import from rows above its own, not from its own row
     {"errors"},
     {"registry"},
-    {"settings", "space"},
+    {"options", "space"},
+    {"settings"},
     {"cache", "machine", "statistics"},
     {"processes", "markdown"},
     {"data.download", "data.synthetic", "data.idx"},

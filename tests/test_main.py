@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT, Store, tracked_in
 
 from fmnist.errors import FmnistError
-from fmnist.settings import Main, Validation, parse
+from fmnist.options import parse
+from fmnist.settings import Main, Validation
 
 NAME = "fashion-mnist"
 

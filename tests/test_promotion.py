@@ -17,8 +17,9 @@ from fmnist import cache
 from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import Latency
+from fmnist.options import parse
 from fmnist.promotion import Contender, Criteria, compare, decide, held_out
-from fmnist.settings import Promote, parse
+from fmnist.settings import Promote
 from fmnist.statistics import agresti_min, mcnemar
 
 NAME = "garments"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import fmnist.data
 import fmnist.models  # noqa: F401  # fills the registry
-from fmnist import cli, settings
+from fmnist import cli, options, settings
 from fmnist.errors import FmnistError
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
 def test_mlproject_repeats_every_name_and_default(name, record):
-    expected = {field.name: settings.default_text(field) for field in dataclasses.fields(record)}
+    expected = {field.name: options.default_text(field) for field in dataclasses.fields(record)}
     declared = {key: entry["default"] for key, entry in PROJECT[name]["parameters"].items()}
     assert declared == expected
     passed = re.findall(r"--(\w+) \{(\w+)\}", PROJECT[name]["command"])
@@ -45,7 +45,7 @@ def test_mlproject_has_an_entry_point_for_each_settings_record():
 def test_help_names_every_parameter_with_its_default(name, record):
     output = CliRunner().invoke(cli._command(record), ["--help"], terminal_width=400).output
     for field in dataclasses.fields(record):
-        default = settings.default_text(field) or "empty"
+        default = options.default_text(field) or "empty"
         assert re.search(rf"--{field.name} .*\[default: {re.escape(default)}\]", output)
 
 
@@ -53,7 +53,7 @@ def test_help_names_every_parameter_with_its_default(name, record):
 def test_readme_lists_every_parameter_with_its_default(name, record):
     section = README.split(f"### `{name}`")[1].split("\n#")[0]
     listed = dict(re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|empty) \|", section, re.MULTILINE))
-    assert listed == {field.name: settings.default_text(field) for field in dataclasses.fields(record)}
+    assert listed == {field.name: options.default_text(field) for field in dataclasses.fields(record)}
 
 
 def test_readme_commands_use_parameters_and_values_that_exist():
@@ -62,15 +62,15 @@ def test_readme_commands_use_parameters_and_values_that_exist():
     for words in commands:
         pairs = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-P"]
         given = {name: value for name, _, value in pairs}
-        settings.parse(ENTRY_POINTS[words[words.index("-e") + 1] if "-e" in words else "main"], given)
+        options.parse(ENTRY_POINTS[words[words.index("-e") + 1] if "-e" in words else "main"], given)
 
 
 def test_an_empty_text_is_the_default():
-    assert settings.parse(settings.Train, {"epochs": "", "model": ""}) == settings.Train()
+    assert options.parse(settings.Train, {"epochs": "", "model": ""}) == settings.Train()
 
 
 def test_auto_leaves_a_value_to_the_recipe():
-    assert settings.parse(settings.Train, {"epochs": "auto", "learning_rate": "auto"}).epochs is None
+    assert options.parse(settings.Train, {"epochs": "auto", "learning_rate": "auto"}).epochs is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_auto_leaves_a_value_to_the_recipe():
 )
 def test_a_bad_value_is_refused_in_one_line_that_says_what_was_expected(name, text, message):
     with pytest.raises(FmnistError) as caught:
-        settings.parse(settings.Train, {name: text})
+        options.parse(settings.Train, {name: text})
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -108,15 +108,15 @@ def test_a_bad_value_is_refused_in_one_line_that_says_what_was_expected(name, te
 @pytest.mark.parametrize(("text", "message"), [("nan", "at least 0"), ("inf", "at least 0"), ("5", "less than 1")])
 def test_a_margin_is_a_share(text, message):
     with pytest.raises(FmnistError, match=f"margin: expected {message}, received"):
-        settings.parse(settings.Promote, {"candidate": "models:/m/1", "margin": text})
+        options.parse(settings.Promote, {"candidate": "models:/m/1", "margin": text})
 
 
 @pytest.mark.parametrize("record", [settings.Train(data_dir="/data/v1.0", registered_model="m1.0")])
 def test_settings_survive_being_written_as_texts(record):
-    assert settings.parse(type(record), settings.texts(record)) == record
+    assert options.parse(type(record), options.texts(record)) == record
 
 
 @pytest.mark.parametrize("other", [{"backend": "jax"}, {"trainer": "fit"}])
 def test_parts_of_a_batch_are_refused_where_nothing_works_on_parts(other):
     with pytest.raises(FmnistError, match=r"batch_parts=2: .*Type -P batch_parts=1"):
-        settings.parse(settings.Train, {"batch_parts": "2", **other})
+        options.parse(settings.Train, {"batch_parts": "2", **other})

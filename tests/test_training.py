@@ -14,8 +14,9 @@ from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
 from fmnist.models import Model, Range, Recipe
+from fmnist.options import parse
 from fmnist.registry import MODELS
-from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation, parse
+from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation
 
 pytestmark = pytest.mark.usefixtures("cpu")
 

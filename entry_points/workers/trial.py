@@ -6,7 +6,8 @@ import sys
 
 from fmnist import data, device, processes, training
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune, parse
+from fmnist.options import parse
+from fmnist.settings import Tune
 from fmnist.tuning import trials
 
 

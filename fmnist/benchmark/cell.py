@@ -16,7 +16,8 @@ import psutil
 from numpy.typing import NDArray
 
 from fmnist import data, device, machine, training
-from fmnist.settings import Train, Validation, parse
+from fmnist.options import parse
+from fmnist.settings import Train, Validation
 
 if TYPE_CHECKING:
     import keras

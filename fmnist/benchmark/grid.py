@@ -23,8 +23,9 @@ from fmnist.data import Splits
 from fmnist.device import Conditions
 from fmnist.errors import FmnistError
 from fmnist.models import Model
+from fmnist.options import AUTO
 from fmnist.registry import MODELS
-from fmnist.settings import AUTO, DEVICES, Benchmark
+from fmnist.settings import DEVICES, Benchmark
 from fmnist.statistics import Spread, spread
 
 Measurement = dict[str, Any]

@@ -13,8 +13,8 @@ import numpy as np
 
 from fmnist import machine
 from fmnist.benchmark.grid import CELL, CONDITIONS, Row
+from fmnist.options import AUTO
 from fmnist.registry import MODELS
-from fmnist.settings import AUTO
 from fmnist.statistics import Spread, spread
 
 # What must agree for two figures to be of one thing.

@@ -11,8 +11,8 @@ from fmnist.benchmark.grid import Grid, Measurement, Row, figures, sum_up
 from fmnist.benchmark.ratios import ratio, ratios
 from fmnist.errors import FmnistError
 from fmnist.markdown import median, number, table
+from fmnist.options import AUTO
 from fmnist.registry import MODELS
-from fmnist.settings import AUTO
 
 HEADS = (
     *("cell", "s an epoch", "images/s", "start-up s", "input wait s", "share of matmul", "latency ms, batch 1"),

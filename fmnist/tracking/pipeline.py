@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import mlflow
 
-from fmnist import cache, machine, markdown, settings
+from fmnist import cache, machine, markdown, options
 from fmnist.errors import FmnistError
 from fmnist.tracking import runs, versions
 
@@ -40,7 +40,7 @@ def step(
     digest = cache.digest(
         {
             "step": name,
-            "settings": settings.texts(record),
+            "settings": options.texts(record),
             "code": machine.code_digest(),
             "versions": machine.versions(),
             **inputs,

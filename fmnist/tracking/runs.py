@@ -14,7 +14,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 from matplotlib.figure import Figure
 
-from fmnist import cache, settings
+from fmnist import cache, options
 from fmnist.errors import FmnistError
 
 LAUNCHER_SECONDS = 15
@@ -70,7 +70,7 @@ def run(record: Any) -> Iterator[str]:
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
-        texts = settings.texts(record)
+        texts = options.texts(record)
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
         yield active.info.run_id
 

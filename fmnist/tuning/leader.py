@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmnist import device
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
-from fmnist.settings import texts
+from fmnist.options import texts
 from fmnist.tuning import candidates, studies, trials, verdict, workers
 from fmnist.tuning.trials import Search, Task
 from fmnist.tuning.workers import Worker

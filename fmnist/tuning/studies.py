@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist import cache, processes
 from fmnist.errors import FmnistError
-from fmnist.settings import AUTO
+from fmnist.options import AUTO
 
 DIRECTIONS = {"accuracy": "MAXIMIZE", "latency": "MINIMIZE", "parameters": "MINIMIZE"}
 HEARTBEAT_SECONDS = 5

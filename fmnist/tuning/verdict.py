@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from fmnist import machine
 from fmnist.evaluation import Evaluation
 from fmnist.markdown import mean_percent
-from fmnist.settings import Train, Tune, augment_text, texts
+from fmnist.options import texts
+from fmnist.settings import Train, Tune, augment_text
 from fmnist.statistics import Spread, spread
 from fmnist.tuning import studies
 from fmnist.tuning.candidates import Candidate

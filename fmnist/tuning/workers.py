@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from fmnist import machine, processes
 from fmnist.errors import FmnistError
-from fmnist.settings import AUTO, Tune
+from fmnist.options import AUTO
+from fmnist.settings import Tune
 
 STOP_SECONDS = 5
 # What a worker on another machine must have as this process has it.

@@ -13,7 +13,8 @@ from fmnist.benchmark import cell as measuring
 from fmnist.benchmark import grid as grids
 from fmnist.benchmark import ratios, verdict
 from fmnist.errors import FmnistError
-from fmnist.settings import Benchmark, Validation, parse
+from fmnist.options import parse
+from fmnist.settings import Benchmark, Validation
 
 
 def test_the_grid_is_the_product_and_each_cell_once():

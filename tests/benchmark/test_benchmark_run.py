@@ -17,7 +17,8 @@ from fmnist import machine, processes
 from fmnist.benchmark import cell as measuring
 from fmnist.benchmark import grid as grids
 from fmnist.benchmark import ratios, verdict
-from fmnist.settings import Benchmark, parse
+from fmnist.options import parse
+from fmnist.settings import Benchmark
 
 HAS_GPU = machine.has_driver()
 SMALL = {

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from searches import AUTO, QUICK, made_study
 
 from fmnist import machine, models, training
-from fmnist.settings import Train, Tune, Validation, parse
+from fmnist.options import parse
+from fmnist.settings import Train, Tune, Validation
 from fmnist.tuning import candidates, sampling, studies, trials, verdict
 
 

@@ -11,7 +11,8 @@ from searches import AUTO, QUICK, Recorder, made_study
 
 from fmnist import data
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune, Validation, texts
+from fmnist.options import texts
+from fmnist.settings import Tune, Validation
 from fmnist.tuning import leader, studies, trials
 
 WORKER = (

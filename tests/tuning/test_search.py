@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from searches import AUTO, QUICK
 
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune, parse
+from fmnist.options import parse
+from fmnist.settings import Tune
 from fmnist.tuning import studies, trials
 
 

@@ -13,7 +13,8 @@ from searches import AUTO, QUICK, Recorder
 
 from fmnist import data, device, processes, training
 from fmnist.errors import FmnistError
-from fmnist.settings import Tune, Validation, parse, texts
+from fmnist.options import parse, texts
+from fmnist.settings import Tune, Validation
 from fmnist.tuning import candidates, figures, leader, sampling, studies, trials
 
 
