@@ -4,6 +4,7 @@ The module is what `fmnist.seeds.Tracking` asks for.
 """
 
 import dataclasses
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 
+from fmnist import machine, training
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device, conditions
 from fmnist.plots import data as data_plots
@@ -48,6 +50,10 @@ def log_end(
     """Logs what a training came to: figures, plots, model, description; gives it as a result."""
     found = conditions(device, plan.backend, batch_parts=plan.batch_parts, xla=trained.xla)
     mlflow.set_tags({f"device.{name}": value for name, value in dataclasses.asdict(found).items()})
+    weights = hashlib.sha256()
+    for values in trained.model.get_weights():
+        weights.update(f"{values.dtype} {values.shape} ".encode() + values.tobytes())
+    mlflow.set_tag("weights.sha256", weights.hexdigest())
     _log_figures(trained, splits)
     if tensorboard:
         _log_tensorboard(trained)
@@ -113,7 +119,7 @@ def log_data_plots(splits: Splits) -> None:
 
 
 def log_plan(plan: "Plan", device: Device) -> None:
-    """Logs the resolved recipe and hyperparameters, and the device that is really used."""
+    """Logs the resolved recipe and hyperparameters, the device that is really used, the machine and the code."""
     recipe = dataclasses.asdict(plan.recipe) | {
         "augment": augment_text(plan.augment),
         "backend": plan.backend,
@@ -130,6 +136,10 @@ def log_plan(plan: "Plan", device: Device) -> None:
             "device": device.kind,
             "device.name": device.name,
             "device.threads": device.num_threads,
+            "device.batch_parts": plan.batch_parts,
+            "commit": machine.commit(),
+            "code": machine.code_digest(training.CODE),
+            **{f"machine.{name}": value for name, value in machine.facts().items()},
             **{f"version.{package}": number for package, number in device.versions.items()},
         }
     )
