@@ -23,7 +23,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"data"},
     {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed"},
     {"models", "device", "evaluation", "plots", "checkpoint"},
-    {"evaluation.assessment", "promotion"},
+    {"evaluation.assessment", "promotion", "reproduction"},
     {"plots.data", "plots.benchmark"},
     {"plots.training", "plots.evaluation"},
     {"engine.randomness", "engine.result"},
@@ -51,6 +51,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.runs", "tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.reproduction"},
     {"cli"},
 ]
 HOMES = {
@@ -59,6 +60,7 @@ HOMES = {
         *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
+        "tracking.reproduction",
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
