@@ -115,6 +115,9 @@ def test_the_device_and_the_versions_are_those_really_used(run):
     assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
     assert tags["version.keras"] == machine.versions()["keras"]
     assert int(tags["device.threads"]) == machine.num_threads()
+    assert (tags["commit"], tags["code"]) == (machine.commit(), machine.code_digest(training.CODE))
+    assert {name: tags[f"machine.{name}"] for name in machine.facts()} == machine.facts()
+    assert re.fullmatch(r"[0-9a-f]{64}", tags["weights.sha256"])
     parts = "2" if machine.num_threads() == 2 else "1"
     assert (tags["device.batch_parts"], tags["device.tf32"], tags["device.deterministic"]) == (
         parts,

@@ -4,6 +4,7 @@ The module is what `fmnist.seeds.Tracking` asks for.
 """
 
 import dataclasses
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist import machine, training
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device, conditions
 from fmnist.plots import data as data_plots
@@ -49,6 +51,10 @@ def log_end(
     """Logs what a training came to: figures, plots, model, description; gives it as a result."""
     found = conditions(device, plan.backend, batch_parts=plan.batch_parts, xla=trained.xla)
     mlflow.set_tags({f"device.{name}": value for name, value in dataclasses.asdict(found).items()})
+    weights = hashlib.sha256()
+    for values in trained.model.get_weights():
+        weights.update(f"{values.dtype} {values.shape} ".encode() + values.tobytes())
+    mlflow.set_tag("weights.sha256", weights.hexdigest())
     run_id, model_uri = mlflow.active_run().info.run_id, log_model(trained, splits, plan)
     steady = [epoch.seconds for epoch in trained.history if not epoch.compiles]
     figures = {"perf/epoch_seconds_median": spread(steady).median} if steady else {}
@@ -124,7 +130,7 @@ def log_data_plots(splits: Splits) -> None:
 
 
 def log_plan(plan: "Plan", device: Device) -> None:
-    """Logs the resolved recipe and hyperparameters, and the device that is really used."""
+    """Logs the resolved recipe and hyperparameters, the device that is really used, the machine and the code."""
     mlflow.log_params(parameters(plan) | {"recipe.device": device.kind})
     mlflow.set_tags(
         {
@@ -134,6 +140,10 @@ def log_plan(plan: "Plan", device: Device) -> None:
             "device": device.kind,
             "device.name": device.name,
             "device.threads": device.num_threads,
+            "device.batch_parts": plan.batch_parts,
+            "commit": machine.commit(),
+            "code": machine.code_digest(training.CODE),
+            **{f"machine.{name}": value for name, value in machine.facts().items()},
             **{f"version.{package}": number for package, number in device.versions.items()},
         }
     )

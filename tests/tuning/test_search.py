@@ -74,7 +74,9 @@ def nested(store, run_id):
 
 def searched(store, run_id):
     """The runs of a search's own trials, that came to their end."""
-    return [run for run in nested(store, run_id) if "seed" not in run.data.tags and run.info.status == "FINISHED"]
+    return [
+        run for run in nested(store, run_id) if "candidate" not in run.data.tags and run.info.status == "FINISHED"
+    ]
 
 
 # One study: a command that is hung up on, one that is killed, one whose worker is killed, and one that goes on.
