@@ -24,9 +24,9 @@ def reproduce(settings: Reproduce) -> dict[str, Any]:
     log.check_data(original, splits)
     training.check_fits(plan, splits)
     found = seeds.find(plan, splits, again)
-    with runs.run(settings) as run_id:
+    used = device.select(again.device, again.backend, stock=again.trainer == "fit")
+    with runs.run(settings, f"reproduce {original.run.info.run_name}") as run_id:
         log.log_begin(original, again)
-        used = device.select(again.device, again.backend, stock=again.trainer == "fit")
         command = seeds.Command(splits, used, tracking, cli.Progress, again.tensorboard)
         with seeds.Work(found, command) as work:
             work.train(run_id)

@@ -17,6 +17,7 @@ from fmnist.settings import Reproduce, Train, parse_validation
 from fmnist.tracking.versions import check_missing
 
 RECIPE, HYPER, SEED = "recipe.", "hyper.", "recipe.seed"
+NO_RECIPE = (SEED, "recipe.device", "recipe.model")
 METRICS = ("train/", "val/", "test/", "kept_epoch", "num_parameters")
 FACTS = ("machine.", "version.", "device")
 CODE = ("commit", "code")
@@ -119,8 +120,8 @@ def check_data(original: Original, splits: Splits) -> None:
 
 def log_begin(original: Original, settings: Train) -> None:
     """Notes on the active run what it does again, and with what settings."""
-    run_id, first = mlflow.active_run().info.run_id, original.run.info
-    mlflow.set_tags({"reproduces": first.run_id, "mlflow.runName": f"reproduce {first.run_name}"})
+    run_id = mlflow.active_run().info.run_id
+    mlflow.set_tag("reproduces", original.run.info.run_id)
     there = mlflow.get_run(run_id).data.params
     mlflow.log_params({name: text for name, text in options.texts(settings).items() if name not in there})
 
@@ -193,8 +194,8 @@ def _others(original: Original) -> list[Record]:
 
 
 def _recipe(run: Run) -> dict[str, str]:
-    """All that is resolved but for the seed."""
-    params = run.data.params
-    return {name: value for name, value in params.items() if name.startswith((RECIPE, HYPER)) and name != SEED} | {
+    """All that is resolved but for seed and device; the model is a tag, in older runs that alone."""
+    known = {name: value for name, value in run.data.params.items() if name.startswith((RECIPE, HYPER))}
+    return {name: value for name, value in known.items() if name not in NO_RECIPE} | {
         "model": run.data.tags.get("model", "")
     }
