@@ -17,7 +17,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"options", "space"},
     {"settings"},
     {"cache", "machine", "statistics"},
-    {"processes", "markdown"},
+    {"processes", "markdown", "bundle"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},
@@ -48,9 +48,10 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"serving.flavor"},
     {"serving"},
     {"tracking"},
-    {"tracking.runs", "tracking.models", "tracking.versions"},
+    {"tracking.runs", "tracking.models", "tracking.versions", "tracking.bundles"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.exports"},
     {"cli"},
 ]
 HOMES = {
@@ -59,6 +60,7 @@ HOMES = {
         *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
+        *("tracking.bundles", "tracking.exports"),
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
