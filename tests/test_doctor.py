@@ -22,16 +22,17 @@ def seen(checks) -> dict[str, report.Check]:
     return {each.name: each for each in checks}
 
 
-def probe(name: str, *more: str, **environment: str) -> dict[str, report.Check]:
-    """What one probe says, in its own process as the doctor starts it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "entry_points.workers.probe", name, *more],
-        env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return seen(report.Check(**each) for each in json.loads(done.stdout.splitlines()[-1]))
+def store_check(uri: str, *, fix: bool = False) -> report.Check:
+    """What is said of a store."""
+    import mlflow
+
+    from fmnist.tracking import health
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        return seen(health.examine(fix=fix))["store"]
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 def old_store(file: Path) -> str:
@@ -114,15 +115,15 @@ def test_the_run_of_the_launcher_tells_it_too(done, store):
 def test_a_store_of_an_older_mlflow_is_migrated_after_a_backup(tmp_path):
     file = tmp_path / "mlflow.db"
     uri = old_store(file)
-    before = probe("store", MLFLOW_TRACKING_URI=uri)["store"]
+    before = store_check(uri)
     assert before.state == "wrong"
     assert "was made by an older MLflow" in before.found
     assert before.type == "python -m entry_points.doctor -P fix=true"
-    after = probe("store", "fix", MLFLOW_TRACKING_URI=uri)["store"]
+    after = store_check(uri, fix=True)
     assert after.state == "mended"
     (backup,) = tmp_path.glob("mlflow.db.backup-*")
     assert str(backup) in after.found
-    assert probe("store", MLFLOW_TRACKING_URI=uri)["store"].state == "ok"
+    assert store_check(uri).state == "ok"
     revisions = []
     for each in (backup, file):
         with closing(sqlite3.connect(each)) as tables:
@@ -131,16 +132,7 @@ def test_a_store_of_an_older_mlflow_is_migrated_after_a_backup(tmp_path):
     assert len(set(revisions)) == 2
 
 
-@pytest.fixture(scope="module")
-def health():
-    from fmnist.tracking import health
-
-    return health
-
-
-def test_a_store_that_can_not_be_used_is_wrong(health, tmp_path, monkeypatch, migrated_store):
-    import mlflow
-
+def test_a_store_that_can_not_be_used_is_wrong(tmp_path, monkeypatch, migrated_store):
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"no database at all, whatever its name says" * 100)
     newer = shutil.copy(migrated_store, tmp_path / "newer.db")
@@ -156,33 +148,23 @@ def test_a_store_that_can_not_be_used_is_wrong(health, tmp_path, monkeypatch, mi
         f"sqlite:///{foreign}": "holds tables, but none of MLflow's",
         f"sqlite:///{busy}": "can't be read and written: database is locked",
         "sqlite:////proc/none/mlflow.db": "/proc/none can't be written",
-        "http://127.0.0.1:9": "doesn't answer: Failed to establish a new connection",
+        "http://127.0.0.1:9": "doesn't answer: [Errno 111] Connection refused",
         "postgresql+psycopg://me:secret@127.0.0.1:9/runs": "postgresql+psycopg://…@127.0.0.1:9/runs can't be read",
     }
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with closing(sqlite3.connect(busy, isolation_level=None)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         for uri, text in said.items():
-            mlflow.set_tracking_uri(uri)
-            try:
-                check = seen(health.examine(fix=False))["store"]
-            finally:
-                mlflow.set_tracking_uri(None)
+            check = store_check(uri)
             assert (check.state, text in check.found, check.type != "") == ("wrong", True, True), check
             assert "secret" not in check.found
     assert broken.exists()
 
 
-def test_an_experiment_whose_files_have_no_place_is_named(health, new_store):
-    import mlflow
-
+def test_an_experiment_whose_files_have_no_place_is_named(new_store):
     store = new_store()
     store.client.create_experiment("moved", artifact_location="/proc/gone/artifacts")
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        check = seen(health.examine(fix=False))["store"]
-    finally:
-        mlflow.set_tracking_uri(None)
+    check = store_check(store.uri)
     assert check.state == "note"
     assert "experiment moved have no place: /proc/gone/artifacts can't be written" in check.found
 
@@ -307,7 +289,6 @@ def test_a_wrong_word_is_refused_in_one_line():
 
 def test_free_space_decides_by_what_a_training_needs(monkeypatch, tmp_path):
     for free, state in ((2**27, "wrong"), (2**30, "note"), (2**35, "ok")):
-        monkeypatch.setattr(
-            report.shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(1, 1, free)
-        )
+        usage = shutil._ntuple_diskusage(2**40, 2**40 - free, free)
+        monkeypatch.setattr(report.shutil, "disk_usage", lambda path, usage=usage: usage)
         assert report.space("disk", tmp_path / "not" / "there").state == state

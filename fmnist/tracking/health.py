@@ -57,7 +57,7 @@ def _sqlite(uri: str, *, fix: bool) -> list[Check]:
     if not file.exists():
         return [Check(NAME, OK, f"the first command makes {file}"), disk]
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as tables:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=1)) as tables:
             (state,) = tables.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError:  # another process has it, or it may not be read: that isn't broken
         state = "ok"
@@ -79,7 +79,7 @@ def _sqlite(uri: str, *, fix: bool) -> list[Check]:
 def _database(uri: str, where: str) -> Check:
     """A database: its schema's revision, whether it can be written, and where its experiments keep their files."""
     try:
-        engine = sqlalchemy.create_engine(uri)
+        engine = sqlalchemy.create_engine(uri, connect_args={"timeout": 1} if uri.startswith("sqlite") else {})
     except ModuleNotFoundError as error:
         driver = "pip install -e '.[postgres]', and begin the address with postgresql+psycopg://"
         return Check(NAME, WRONG, f"{where}: its driver isn't installed ({error})", driver)
@@ -101,7 +101,8 @@ def _database(uri: str, where: str) -> Check:
             connection.rollback()
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        return Check(NAME, WRONG, f"{where} can't be read and written: {reason}", POINT)
+        remedy = "wait for the process that has it, or end it" if "locked" in reason else POINT
+        return Check(NAME, WRONG, f"{where} can't be read and written: {reason}", remedy)
     finally:
         engine.dispose()
     return _artifacts(where)
