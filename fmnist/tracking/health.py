@@ -101,8 +101,11 @@ def _database(uri: str, where: str) -> Check:
             connection.rollback()
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        remedy = "wait for the process that has it, or end it" if "locked" in reason else POINT
-        return Check(NAME, WRONG, f"{where} can't be read and written: {reason}", remedy)
+        found = f"{where} can't be read and written: {reason}"
+        if "locked" not in reason:
+            return Check(NAME, WRONG, found, POINT)
+        holders = f"fuser -v {uri.removeprefix('sqlite:///')}"
+        return Check(NAME, WRONG, f"{found}; wait for the process that has it, or end it", holders)
     finally:
         engine.dispose()
     return _artifacts(where)
