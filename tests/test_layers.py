@@ -17,7 +17,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"options", "space"},
     {"settings"},
     {"cache", "machine", "statistics"},
-    {"processes", "markdown"},
+    {"processes", "markdown", "summary"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},

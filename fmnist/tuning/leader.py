@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -97,7 +98,7 @@ def tune(command: Command, own_run: str) -> dict[str, Any]:
     attributes = {"identity": search.identity(command.splits), "run_id": own_run}
     study = studies.find_or_create(command.study, settings.storage, search.objectives, attributes)
     trials.check_same(study, search, command.splits)  # it may have come into being meanwhile
-    watch = f"optuna-dashboard {studies.location(study.study_name, settings.storage)}"
+    watch = shlex.join(["optuna-dashboard", studies.location(study.study_name, settings.storage)])
     print(
         f"study {study.study_name}: watch it with {watch}; go on with it by -P study={study.study_name}",
         file=sys.stderr,
