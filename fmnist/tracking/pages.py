@@ -20,7 +20,7 @@ VIEWS = {  # by what a run is
 
 
 def server() -> str:
-    """Where MLflow's pages are: the tracking server without its user and password; this machine for other stores."""
+    """Where MLflow's pages are: the tracking server, without user and password; this machine for other stores."""
     parts = urlsplit(str(mlflow.get_tracking_uri()))
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
@@ -45,12 +45,14 @@ def version_path(name: str, number: str) -> str:
 
 def after(run_id: str) -> list[str]:
     """Lines that tell where a run is to be seen and compared, and how to start the pages where none answer."""
-    client = mlflow.MlflowClient()
-    run = client.get_run(run_id)
-    experiment = client.get_experiment(run.info.experiment_id)
+    client, host = mlflow.MlflowClient(), server()
+    try:
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id)
+    except mlflow.MlflowException as error:
+        return [f"Run {run_id} can't be shown now: {error}"]
     key = VIEWS.get(run.data.tags.get("entry_point", ""))
     view = key if f"{VIEW_TAG}{key}" in experiment.tags else None
-    host = server()
     lines = [
         f"Run:     {host}/{run_path(experiment.experiment_id, run_id)}",
         f"Compare: {host}/{experiment_path(experiment.experiment_id, view=view)}",

@@ -1,7 +1,7 @@
 """What a store starts with: `mlruns_template/experiments.yaml` as MLflow's experiments, tags and saved views.
 
-All that is written is noted, with its digest, on what it is written to. What has another digest now, or is gone, was
-changed by a person and is left alone; the rest follows the file.
+All that is written is noted, with its digest, on what it is written to. What has another digest now, or is gone,
+was changed by a person and is left alone; the rest follows the file.
 """
 
 import base64
@@ -26,7 +26,7 @@ OTHERS = "Default"  # an experiment that isn't in the file is described as this 
 
 def apply(client: MlflowClient) -> None:
     """Brings a store to what the file says: makes what is missing, leaves what a person changed."""
-    for name in _template()["experiments"]:
+    for name in reversed(_template()["experiments"]):  # MLflow lists the newest first
         fill(client, name)
     for name, about in _template()["registered_models"].items():
         _describe_model(client, name, about)
@@ -94,7 +94,8 @@ def _tags(experiment_id: str, made_at: int, described: Mapping[str, Any]) -> dic
         return f"[{text}]({pages.experiment_path(experiment_id, view=key, charts=charts)})"
 
     links = [
-        f"{link(view['name'], key, charts=True)} ({link('table', key, charts=False)})" for key, view in views.items()
+        f"{link(view['name'], key, charts=True)} ({link('table', key, charts=False)})"
+        for key, view in views.items()
     ]
     about = "\n\n".join([" · ".join(links), described["about"].strip()]) if links else described["about"].strip()
     tags = {NOTE: about, "mlflow.experimentKind": "custom_model_development"}
@@ -125,7 +126,9 @@ def _state(key: str, view: Mapping[str, Any]) -> dict[str, Any]:
             for place, chart in enumerate(section["charts"])
         ]
     widths = {_column(name): width for name, width in view["columns"].items()}
-    grouped = [dict(zip(("mode", "groupByData"), each.split(".", 1), strict=True)) for each in view.get("group", ())]
+    grouped = [
+        dict(zip(("mode", "groupByData"), each.split(".", 1), strict=True)) for each in view.get("group", ())
+    ]
     return {
         "searchFilter": view["filter"],
         "orderByKey": _column(view["order"]),
@@ -165,7 +168,9 @@ def _chart(chart: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "scatter":
         axes = ({"key": metric, "type": "METRIC"} for metric in shown)
         return common | dict(zip(("xaxis", "yaxis"), axes, strict=True))
-    names = {part: [each.split(".", 1)[1] for each in shown if each.startswith(part)] for part in ("params", "metrics")}
+    names = {
+        part: [each.split(".", 1)[1] for each in shown if each.startswith(part)] for part in ("params", "metrics")
+    }
     return common | {"selectedParams": names["params"], "selectedMetrics": names["metrics"], "showAllRuns": True}
 
 
