@@ -18,6 +18,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"settings"},
     {"cache", "machine", "statistics"},
     {"processes", "markdown", "summary", "bundle"},
+    {"photos.files", "photos.cutting"},
+    {"photos.form"},
+    {"photos"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},
@@ -90,7 +93,9 @@ HOMES = {
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions"},
+    "PIL": {"evaluation.corruptions", "photos.files"},
+    "cv2": {"photos.cutting", "photos.form"},
+    "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
 }
 MODULES = {
