@@ -53,13 +53,9 @@ def _draw_confusion(
     mesh = panel.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
     for row, column in zip(*np.nonzero(percent >= 0.5 * 10.0**-digits), strict=True):
         value = percent[row, column]
-        text = {
-            "color": "white" if value > 50 else "#303030",
-            "fontsize": fontsize,
-            "ha": "center",
-            "va": "center",
-        }
-        panel.text(column + 0.5, row + 0.5, f"{value:.{digits}f}", **text)
+        color = "white" if value > 50 else "#303030"
+        text = f"{value:.{digits}f}"
+        panel.text(column + 0.5, row + 0.5, text, color=color, fontsize=fontsize, ha="center", va="center")
     places = np.arange(len(class_names)) + 0.5
     panel.set_xticks(places, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
     panel.set_yticks(places, labels=class_names)
@@ -87,7 +83,7 @@ def card(
         class_names: Of the classes, in their order.
     """
     figure = Figure(figsize=(8.2, 3.7), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     _draw_confusion(left, confusion, class_names, digits=0, fontsize=6.5)
     left.set_title("% of each true class (row), as predicted", fontsize=8)
     columns, height = 5, 1.42
