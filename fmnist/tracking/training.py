@@ -176,6 +176,15 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
     }
     log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
     probabilities, labels = trained.test_probabilities, splits.test.labels
+    answers = {
+        "label": labels,
+        "predicted": probabilities.argmax(axis=1).astype(np.uint8),
+        "probability": probabilities.max(axis=1),
+    }
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.npz"
+        np.savez_compressed(file, **answers)  # type: ignore[arg-type]  # numpy's stub takes them for allow_pickle
+        mlflow.log_artifact(str(file), "test")
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
     for chosen, title, file in (
