@@ -182,9 +182,9 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
         "probability": probabilities.max(axis=1),
     }
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.npz"
-        np.savez_compressed(file, **answers)  # type: ignore[arg-type]  # numpy's stub takes them for allow_pickle
-        mlflow.log_artifact(str(file), "test")
+        kept = Path(folder) / "predictions.npz"
+        np.savez_compressed(kept, **answers)
+        mlflow.log_artifact(str(kept), "test")
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
     for chosen, title, file in (
