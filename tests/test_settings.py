@@ -24,6 +24,7 @@ ENTRY_POINTS = {
     "evaluate": settings.Evaluate,
     "promote": settings.Promote,
     "main": settings.Main,
+    "reproduce": settings.Reproduce,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
