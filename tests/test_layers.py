@@ -51,10 +51,12 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"serving.flavor"},
     {"serving"},
     {"tracking"},
+    {"tracking.pages"},
+    {"tracking.template"},
     {"tracking.runs", "tracking.cards", "tracking.bundles"},
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
-    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.ui"},
     {"tracking.exports", "tracking.reproduction"},
     {"cli"},
 ]
@@ -62,6 +64,7 @@ HOMES = {
     "ai_edge_litert": {"serving.loader"},
     "mlflow": {
         *("serving", "serving.flavor", "serving.loader"),
+        *("tracking.pages", "tracking.template", "tracking.ui"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
         *("tracking.bundles", "tracking.exports", "tracking.reproduction"),
