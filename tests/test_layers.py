@@ -18,6 +18,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"settings"},
     {"cache", "machine", "statistics"},
     {"processes", "markdown", "summary", "bundle"},
+    {"photos.files", "photos.cutting"},
+    {"photos.form"},
+    {"photos"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},
@@ -50,10 +53,12 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"serving.flavor"},
     {"serving"},
     {"tracking"},
+    {"tracking.pages"},
+    {"tracking.template"},
     {"tracking.runs", "tracking.cards", "tracking.bundles"},
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
-    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.ui"},
     {"tracking.exports", "tracking.reproduction", "tracking.health"},
     {"cli"},
 ]
@@ -61,6 +66,7 @@ HOMES = {
     "ai_edge_litert": {"serving.loader"},
     "mlflow": {
         *("serving", "serving.flavor", "serving.loader"),
+        *("tracking.pages", "tracking.template", "tracking.ui"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
         *("tracking.bundles", "tracking.exports", "tracking.reproduction", "tracking.health"),
@@ -92,7 +98,9 @@ HOMES = {
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions"},
+    "PIL": {"evaluation.corruptions", "photos.files"},
+    "cv2": {"photos.cutting", "photos.form"},
+    "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
 }
 MODULES = {
