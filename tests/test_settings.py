@@ -25,6 +25,7 @@ ENTRY_POINTS = {
     "promote": settings.Promote,
     "main": settings.Main,
     "reproduce": settings.Reproduce,
+    "report": settings.Report,
     "doctor": settings.Doctor,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
