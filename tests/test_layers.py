@@ -52,7 +52,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
-    {"tracking.exports"},
+    {"tracking.exports", "tracking.imports"},
     {"cli"},
 ]
 HOMES = {
@@ -61,7 +61,7 @@ HOMES = {
         *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
-        *("tracking.bundles", "tracking.exports"),
+        *("tracking.bundles", "tracking.exports", "tracking.imports"),
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
