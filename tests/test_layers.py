@@ -23,7 +23,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"data"},
     {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed"},
     {"models", "device", "evaluation", "plots", "checkpoint"},
-    {"evaluation.assessment", "promotion"},
+    {"evaluation.assessment", "promotion", "reproduction"},
     {"plots.data", "plots.benchmark"},
     {"plots.training", "plots.evaluation"},
     {"engine.randomness", "engine.result"},
@@ -52,7 +52,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
-    {"tracking.exports", "tracking.imports"},
+    {"tracking.exports", "tracking.imports", "tracking.reproduction"},
     {"cli"},
 ]
 HOMES = {
@@ -61,7 +61,7 @@ HOMES = {
         *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
-        *("tracking.bundles", "tracking.exports", "tracking.imports"),
+        *("tracking.bundles", "tracking.exports", "tracking.imports", "tracking.reproduction"),
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},

@@ -27,6 +27,7 @@ ENTRY_POINTS = {
     "export": settings.Export,
     "import": settings.Import,
     "init": settings.Init,
+    "reproduce": settings.Reproduce,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
