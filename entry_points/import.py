@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from fmnist import cli
+from fmnist import bundle, cli
 from fmnist.settings import Import
 
 
 def import_(settings: Import) -> dict[str, Any]:
-    from fmnist.tracking import imports, runs
+    with bundle.unpacked(Path(settings.bundle)) as folder:
+        bundle.read(folder)
+        from fmnist.tracking import imports, runs
 
-    result = imports.import_bundles([Path(settings.bundle)])
+        result = imports.import_bundles([folder])
     runs.describe_launched(
         settings, f"import of {settings.bundle}", f"Added {result['runs']['added']} runs of {settings.bundle}."
     )

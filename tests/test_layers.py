@@ -90,7 +90,7 @@ HOMES = {
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions"},
+    "PIL": {"evaluation.corruptions", "tracking.exports"},
     "pynvml": {"machine"},
 }
 MODULES = {

@@ -5,6 +5,7 @@ import re
 import shlex
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from fmnist.errors import FmnistError
 from fmnist.tracking.bundles import files, pages
 from fmnist.tracking.runs import open_store
 
-SMALL_BYTES = 100 * 1024
+SMALL_BYTES = 40 * 1024
+"""Of a file as it lies in the zip."""
+NUM_COLOURS = 64
 OF_THE_PLACE = re.compile(r"mlflow\.(user|source\.name|source\.git\.(repoURL|branch)|project\..*)")
 """Tags that tell who ran it, in which folder."""
 LOADERS_NOTE = "registered_model_meta"
@@ -95,7 +98,7 @@ def export(runs: Sequence[Any], to: Path, client: mlflow.MlflowClient, *, small:
         runs: As `find` gives them.
         to: The zip.
         client: Of the store.
-        small: Leaves out models, artifacts over `SMALL_BYTES`, and what tells of the place.
+        small: Leaves out models, large artifacts, many colours, and what tells of the place.
     """
     experiments = {
         each.experiment_id: each.name for each in pages(client.search_experiments, view_type=ViewType.ALL)
@@ -152,9 +155,10 @@ def _run_record(
     run: Any, experiments: dict[str, str], folder: Path, client: mlflow.MlflowClient, *, small: bool
 ) -> Record:
     run_id, info = run.info.run_id, run.info
-    for path, size in files(lambda path: client.list_artifacts(run_id, path)):
-        if not small or size <= SMALL_BYTES:
-            _fetch(client, info.artifact_uri, path, folder / "runs" / run_id / "artifacts")
+    for path, _ in files(lambda path: client.list_artifacts(run_id, path)):
+        file = _fetch(client, info.artifact_uri, path, folder / "runs" / run_id / "artifacts")
+        if small:
+            _make_small(file)
     histories = {
         key: sorted([each.step, each.timestamp, each.value] for each in client.get_metric_history(run_id, key))
         for key in sorted(run.data.metrics)
@@ -234,12 +238,25 @@ def _version_record(version: Any) -> Record:
     }
 
 
-def _fetch(client: mlflow.MlflowClient, root: str, path: str, to: Path) -> None:
+def _fetch(client: mlflow.MlflowClient, root: str, path: str, to: Path) -> Path:
     """Copies a file of artifacts, under its path, into a folder."""
     parent = path.rpartition("/")[0]
-    mlflow.artifacts.download_artifacts(
+    file = mlflow.artifacts.download_artifacts(
         artifact_uri=f"{root}/{path}", dst_path=str(to / parent), tracking_uri=client.tracking_uri
     )
+    return Path(file)
+
+
+def _make_small(file: Path) -> None:
+    """Draws a picture in few colours, which a plot does with; drops a file that is large all the same."""
+    if file.suffix == ".png":
+        from PIL import Image
+
+        with Image.open(file) as picture:
+            few = picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+        few.save(file, optimize=True)
+    if len(zlib.compress(file.read_bytes())) > SMALL_BYTES:
+        file.unlink()
 
 
 def _place(uri: str) -> str:

@@ -6,15 +6,15 @@ from typing import Any
 
 import mlflow
 
-from fmnist import bundle, cache
+from fmnist import cache
 from fmnist.errors import FmnistError
 from fmnist.tracking import bundles, runs
 
 KINDS = ("runs", "models", "versions", "files")
 
 
-def import_bundles(paths: Sequence[Path]) -> dict[str, Any]:
-    """Brings bundles, zips or folders, into the store; gives what was added and what was there already.
+def import_bundles(folders: Sequence[Path]) -> dict[str, Any]:
+    """Brings bundles, as folders, into the store; gives what was added and what was there already.
 
     Raises:
         FmnistError: If one isn't sound, of which nothing is taken, or the store doesn't answer.
@@ -22,15 +22,14 @@ def import_bundles(paths: Sequence[Path]) -> dict[str, Any]:
     runs.open_store()
     client, tally = mlflow.MlflowClient(), bundles.Tally()
     with cache.lock(runs.lock_file("import")):
-        for path in paths:
-            with bundle.unpacked(path) as folder:
-                try:
-                    bundles.bring(folder, client, tally)
-                except mlflow.MlflowException as error:
-                    raise FmnistError(
-                        f"MLflow at {mlflow.get_tracking_uri()} takes no more of {path}: {error}. Type it again: "
-                        "what is there already isn't added twice"
-                    ) from None
+        for folder in folders:
+            try:
+                bundles.bring(folder, client, tally)
+            except mlflow.MlflowException as error:
+                raise FmnistError(
+                    f"MLflow at {mlflow.get_tracking_uri()} takes no more of {folder}: {error}. Type it again: "
+                    "what is there already isn't added twice"
+                ) from None
     return {
         **{kind: {"added": tally.added[kind], "there": tally.there[kind]} for kind in KINDS},
         "registered": tally.versions,
