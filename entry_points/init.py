@@ -17,7 +17,7 @@ def init(settings: Init) -> dict[str, Any]:
             bundle.read(folder)
         from fmnist.tracking import imports, runs
 
-        result = imports.import_bundles(folders)
+        result = imports.import_bundles(folders, init=True)
     runs.describe_launched(settings, "init", f"Added {result['runs']['added']} runs of {place}.")
     return {"bundles": len(found), **result}
 

@@ -18,6 +18,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"settings"},
     {"cache", "machine", "statistics"},
     {"processes", "markdown", "summary", "bundle"},
+    {"photos.files", "photos.cutting"},
+    {"photos.form"},
+    {"photos"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},
@@ -48,10 +51,12 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"serving.flavor"},
     {"serving"},
     {"tracking"},
+    {"tracking.pages"},
+    {"tracking.template"},
     {"tracking.runs", "tracking.cards", "tracking.bundles"},
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
-    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.ui"},
     {"tracking.exports", "tracking.imports", "tracking.reproduction"},
     {"cli"},
 ]
@@ -59,6 +64,7 @@ HOMES = {
     "ai_edge_litert": {"serving.loader"},
     "mlflow": {
         *("serving", "serving.flavor", "serving.loader"),
+        *("tracking.pages", "tracking.template", "tracking.ui"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
         *("tracking.bundles", "tracking.exports", "tracking.imports", "tracking.reproduction"),
@@ -90,7 +96,9 @@ HOMES = {
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions", "tracking.exports"},
+    "PIL": {"evaluation.corruptions", "photos.files", "tracking.exports"},
+    "cv2": {"photos.cutting", "photos.form"},
+    "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
 }
 MODULES = {

@@ -27,6 +27,7 @@ from fmnist.bundle import Record, finite
 from fmnist.bundle import read as read
 from fmnist.bundle import write as write
 from fmnist.errors import FmnistError
+from fmnist.tracking import template
 
 NUM_METRICS, NUM_PARAMS, NUM_TAGS = 1000, 100, 100  # that MLflow takes in a batch
 SERVERS_OWN = {"mlflow.runName", "mlflow.modelVersions", "mlflow.parentRunId"}
@@ -255,7 +256,8 @@ class _Bringing:
 
     def _experiment(self, name: str) -> str:
         if not self.experiments[name]:
-            self.experiments[name] = self.client.create_experiment(name)
+            template.fill(self.client, name)
+            self.experiments[name] = self.client.get_experiment_by_name(name).experiment_id
         return self.experiments[name]
 
     def _run(self, run_id: str) -> Any:

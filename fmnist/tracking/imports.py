@@ -8,13 +8,17 @@ import mlflow
 
 from fmnist import cache
 from fmnist.errors import FmnistError
-from fmnist.tracking import bundles, runs
+from fmnist.tracking import bundles, runs, template
 
 KINDS = ("runs", "models", "versions", "files")
 
 
-def import_bundles(folders: Sequence[Path]) -> dict[str, Any]:
+def import_bundles(folders: Sequence[Path], *, init: bool = False) -> dict[str, Any]:
     """Brings bundles, as folders, into the store; gives what was added and what was there already.
+
+    Args:
+        folders: Of the bundles.
+        init: Brings what `mlruns_template/experiments.yaml` says, too.
 
     Raises:
         FmnistError: If one isn't sound, of which nothing is taken, or the store doesn't answer.
@@ -22,6 +26,8 @@ def import_bundles(folders: Sequence[Path]) -> dict[str, Any]:
     runs.open_store()
     client, tally = mlflow.MlflowClient(), bundles.Tally()
     with cache.lock(runs.lock_file("import")):
+        if init:
+            template.apply(client)
         for folder in folders:
             try:
                 bundles.bring(folder, client, tally)
