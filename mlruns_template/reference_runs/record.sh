@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 store=$(mktemp -d)
 trap 'rm -rf "$store"' EXIT
 cd "$here/../.."
+unset MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID
 for model in "$@"; do
     MLFLOW_TRACKING_URI="sqlite:///$store/$model.db" MLFLOW_EXPERIMENT_NAME=train
     export MLFLOW_TRACKING_URI MLFLOW_EXPERIMENT_NAME
