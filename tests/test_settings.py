@@ -28,6 +28,7 @@ ENTRY_POINTS = {
     "import": settings.Import,
     "init": settings.Init,
     "reproduce": settings.Reproduce,
+    "doctor": settings.Doctor,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -194,7 +194,7 @@ def test_the_version_has_a_card_with_its_figures_and_pictures_that_are_there(sto
     ):
         assert words in card
     pictures = [dict(parse_qsl(query)) for query in re.findall(r"!\[[^]]+\]\(get-artifact\?(\S+)\)", card)]
-    assert len(pictures) == 2
+    assert len(pictures) == 1
     for picture in pictures:
         assert picture["run_uuid"] == run.info.run_id
         assert picture["path"] in store.artifacts(run.info.run_id)

@@ -198,6 +198,9 @@ def log_test_pictures(run_id: str, test: "Evaluation", probabilities: NDArray[np
         mlflow.MlflowClient().log_artifact(run_id, str(kept), "test")
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
+    taken_for = probabilities[surest].argmax(axis=1)
+    card = plots.card(test.confusion, splits.test.images[surest], labels[surest], taken_for, names)
+    log_figure(card, "test/card.png", run_id=run_id)
     for chosen, title, file in (
         (np.arange(min(NUM_SHOWN, len(labels))), "the first test images", "test/predictions.png"),
         (surest, f"the most confident of {len(wrong):,} mistakes", "test/confident_mistakes.png"),
