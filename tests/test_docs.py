@@ -57,6 +57,7 @@ SCALED = {  # in place of what is given or left out
     "evaluate": {},
     "promote": {},
     "reproduce": {"repeats": "1"},
+    "report": {"experiment": "", "runs": "", "to": "FOLDER/report.html"},
 }
 IN_SHELL = ("python -c ", "curl ", "mlflow models predict ", "mlflow models generate-dockerfile ")  # in this order
 SERVE = r"mlflow models serve -m models:/fashion-mnist(/1|@champion) --env-manager local( --port \d+)? *(#.*)?$"
@@ -151,7 +152,8 @@ def run(name: str, parameters: Mapping[str, str]) -> int:
 @pytest.mark.parametrize(("name", "parameters"), IN_ORDER, ids=map(TO_RUN.get, IN_ORDER))
 def test_an_entry_points_command_runs(store, capfd, name, parameters):
     (trained,) = store.client.search_runs([store.experiment], "tags.entry_point = 'train'", max_results=1)
-    code = run(name, {key: value.replace("RUN_ID", trained.info.run_id) for key, value in parameters})
+    there = {"RUN_ID": trained.info.run_id, "FOLDER": str(store.folder)}
+    code = run(name, {key: re.sub("|".join(there), lambda word: there[word[0]], text) for key, text in parameters})
     assert code in (0, 3), capfd.readouterr().err  # 3: decided against what was asked for
     assert json.loads(capfd.readouterr().out.splitlines()[-1])
 

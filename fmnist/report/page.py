@@ -87,7 +87,7 @@ def _headline(found: list[Group]) -> str:
     own = by_data(found)[0]
     first = [each for each, rank in zip(own, ranks(own, comparisons(own)), strict=True) if rank == 1]
     accuracy = f"{100 * first[0].accuracy.mean:.2f} %"
-    dataset, n = own[0].first.dataset, len(first[0].members)
+    dataset, n = own[0].first.dataset.replace("-", "\N{NON-BREAKING HYPHEN}"), len(first[0].members)
     if len(own) == 1:
         return f"{first[0].name} gets {accuracy} of {dataset} right"
     if len(first) == 1:
