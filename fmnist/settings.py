@@ -78,6 +78,28 @@ def augment_text(names: tuple[str, ...]) -> str:
     return "+".join(names) or "none"
 
 
+def parse_images(text: str) -> tuple[str | range, ...]:
+    """What `photo.jpg,folder/,test:0,1,2` names: paths, and numbers of test images.
+
+    Raises:
+        FmnistError: If there is nothing between two commas, or no number after `test:`.
+    """
+    found: list[str | range] = []
+    for piece in (piece.strip() for piece in text.split(",")):
+        follows = bool(found) and isinstance(found[-1], range)
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", piece.removeprefix("test:"))
+        if numbers and (piece.startswith("test:") or follows):
+            found.append(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))
+        elif piece and not piece.startswith("test:"):
+            found.append(piece)
+        else:
+            raise FmnistError(
+                f"images: expected files, folders, or test: and numbers, joined by commas; received {text!r}. "
+                "Type for example -P images=photo.jpg,folder/,test:0,1,2"
+            )
+    return tuple(found)
+
+
 VALIDATION_HELP = (
     "N: the last N training images; stratified:N: N drawn evenly from all classes by the seed; stratified:N:SEED: "
     "by another"
@@ -273,6 +295,25 @@ class Promote:
             raise FmnistError(
                 f"candidate: expected models:/NAME/VERSION or models:/NAME@ALIAS, received {self.candidate!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answer photographs of clothes, or other images, with a model, and show what it saw."""
+
+    images: str = option("test:0,1,2", "files and folders of images, and test images by number, joined by commas")
+    model_uri: str = option("models:/fashion-mnist@champion", "the model, for example models:/fashion-mnist/3")
+    raw: bool = option(
+        False, "images are in the dataset's form already: 28x28, light on black", choices=("true", "false")
+    )
+    dataset: str = option("", "whose test images test:N names; empty: the one that the model was trained on")
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+        parse_images(self.images)
+        if self.dataset and self.dataset not in DATASETS:
+            raise unknown("dataset", self.dataset, DATASETS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ def test_the_model_and_the_dataset_that_the_page_adds_are_trained(new_store):
     store = new_store()
     for folder in ("fmnist", "entry_points"):
         shutil.copytree(ROOT / folder, store.folder / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    diffs = re.findall(r"^```diff\n(.*?)^```", (ROOT / "docs" / "add-a-model.md").read_text(), re.DOTALL | re.MULTILINE)
+    diffs = re.findall(
+        r"^```diff\n(.*?)^```", (ROOT / "docs" / "add-a-model.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     assert len(diffs) == 2
     for diff in diffs:
         apply = ["git", "apply", "--recount", "-"]

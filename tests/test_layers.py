@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module may import from rows above its own, not from its own row
     {"errors"},
-    {"registry"},
+    {"registry", "classes"},
     {"options", "space"},
     {"settings"},
     {"cache", "machine", "statistics"},
@@ -23,9 +23,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"data"},
     {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed"},
     {"models", "device", "evaluation", "plots", "checkpoint"},
-    {"evaluation.assessment", "promotion", "reproduction"},
+    {"evaluation.assessment", "promotion", "reproduction", "prediction"},
     {"plots.data", "plots.benchmark"},
-    {"plots.training", "plots.evaluation"},
+    {"plots.training", "plots.evaluation", "plots.answers"},
     {"engine.randomness", "engine.result"},
     {"engine.compiled", "engine.fit"},
     {"engine.tensorflow", "engine.jax"},
@@ -51,7 +51,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.runs", "tracking.cards", "tracking.bundles"},
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
-    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"},
+    {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.prediction"},
     {"tracking.exports", "tracking.reproduction"},
     {"cli"},
 ]
@@ -61,6 +61,7 @@ HOMES = {
         *("serving", "serving.flavor", "serving.loader"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
+        "tracking.prediction",
         *("tracking.bundles", "tracking.exports", "tracking.reproduction"),
     },
     "click": {"cli"},

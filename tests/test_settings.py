@@ -22,6 +22,7 @@ ENTRY_POINTS = {
     "benchmark": settings.Benchmark,
     "tune": settings.Tune,
     "evaluate": settings.Evaluate,
+    "predict": settings.Predict,
     "promote": settings.Promote,
     "main": settings.Main,
     "reproduce": settings.Reproduce,

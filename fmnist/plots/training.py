@@ -31,8 +31,23 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int) -> 
     return figure
 
 
-def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str], *, split: str = "test") -> Figure:
-    """A heat map: for each true class (row), the share in percent that was taken for each class."""
+def confusion_matrix(
+    confusion: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    split: str = "test",
+    rows: Sequence[str] | None = None,
+    title: str = "",
+) -> Figure:
+    """A heat map: for each true class (row), the share in percent that was taken for each class.
+
+    Args:
+        confusion: `(true, predicted)`.
+        class_names: Of the columns.
+        split: For the title.
+        rows: Names of the rows, where they aren't the classes.
+        title: Another one.
+    """
     figure = Figure(figsize=(8.5, 7.2), layout="constrained")
     panel = figure.subplots()
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -41,14 +56,16 @@ def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str], *
         value = percent[row, column]
         color = "white" if value > 50 else "#303030"
         panel.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-    places = np.arange(len(class_names)) + 0.5
-    panel.set_xticks(places, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
-    panel.set_yticks(places, labels=class_names)
+    columns = np.arange(len(class_names)) + 0.5
+    panel.set_xticks(columns, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
+    rows = rows or class_names
+    panel.set_yticks(np.arange(len(rows)) + 0.5, labels=rows)
     panel.set(aspect="equal", xlabel="predicted", ylabel="true")
     panel.invert_yaxis()
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    panel.set_title(f"{split} accuracy {np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,} images")
+    count = confusion.sum()
+    panel.set_title(title or f"{split} accuracy {np.trace(confusion) / count:.2%} of {count:,} images")
     bar = figure.colorbar(mesh, ax=panel, label="% of the true class", shrink=0.7)
     bar.outline.set_visible(False)
     return figure
