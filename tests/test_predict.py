@@ -208,7 +208,9 @@ def test_the_version_shows_both_figures_side_by_side_and_keeps_its_other_words(s
     assert version.tags["photos.run"] == result["run_id"]
     both = f"test accuracy **91.5%**, photos **{result['accuracy']:.1%}** ("
     assert both in store.client.get_run(result["run_id"]).data.tags["mlflow.note.content"]
-    assert version.description.startswith("A card.\n\n### Promotion\n\n**Promoted**: well.\n\nRun 0.\n\n### Photog")
+    assert version.description.startswith(
+        "A card.\n\n### Promotion\n\n**Promoted**: well.\n\nRun 0.\n\n### Photog"
+    )
     assert both in version.description
 
 
@@ -293,10 +295,15 @@ def test_images_are_read_a_batch_at_a_time_and_dropped(images):
 
 def test_an_idx_file_is_read_gzipped_too(tmp_path):
     file = tmp_path / "images-idx3-ubyte.gz"
-    file.write_bytes(gzip.compress(idx_file(np.arange(2 * 784, dtype=np.uint16).astype(np.uint8).reshape(2, 28, 28))))
+    file.write_bytes(
+        gzip.compress(idx_file(np.arange(2 * 784, dtype=np.uint16).astype(np.uint8).reshape(2, 28, 28)))
+    )
     (source,) = prediction.sources(str(file))
     assert len(source) == 2
-    assert [each.image[0, 1] for each in prediction.read(source, GARMENTS, raw=False, test=None)] == [1, (784 + 1) % 256]
+    assert [each.image[0, 1] for each in prediction.read(source, GARMENTS, raw=False, test=None)] == [
+        1,
+        (784 + 1) % 256,
+    ]
 
 
 def test_a_terminal_is_not_shown_the_answers_twice():
