@@ -1,4 +1,4 @@
-"""Answers for photographs and other images: a real run, read back, and what is made of names, folders and bad files."""
+"""Answers for photographs and other images: a real run, read back; names, folders and bad files."""
 
 import gzip
 import json
@@ -104,17 +104,12 @@ def images(tmp_path_factory, test_split) -> Path:
 def bad(tmp_path_factory) -> dict[str, str]:
     """Files that can't be used, and what is said of them."""
     root = tmp_path_factory.mktemp("bad")
-    bomb = b"IHDR" + struct.pack(">2I5B", 60_000, 60_000, 8, 0, 0, 0, 0)
     zeros = b"\0" * 10_000_000
     packed = zlib.compressobj(9, wbits=31)
     header = struct.pack(">4B3I", 0, 0, 8, 3, 2_000_000, 28, 28)
     contents = {
         "text.jpg": (b"no image", "this is no such image"),
         "empty.png": (b"", "the file is empty"),
-        "bomb.png": (
-            b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + bomb + struct.pack(">I", zlib.crc32(bomb)),
-            "pixels",
-        ),
         "bomb-ubyte.gz": (
             packed.compress(header) + b"".join(packed.compress(zeros) for _ in range(60)) + packed.flush(),
             "expected at most 536,870,912 bytes, received more",
@@ -125,10 +120,11 @@ def bad(tmp_path_factory) -> dict[str, str]:
     for name, (content, _) in contents.items():
         (root / name).write_bytes(content)
     Image.new("L", (40, 30)).save(root / "large.png")
+    Image.new("1", (16_000, 16_000)).save(root / "bomb.png")
     (root / "nothing").mkdir()
     reasons = {name: reason for name, (_, reason) in contents.items()}
     reasons |= {"large.png": "expected 28x28 pixels with raw=true, received 40x30", "missing.png": "no such file"}
-    reasons["nothing"] = "the folder holds no files"
+    reasons |= {"nothing": "the folder holds no files", "bomb.png": "expected at most 200,000,000 pixels"}
     return {str(root / name): reason for name, reason in reasons.items()}
 
 
@@ -269,7 +265,7 @@ def test_a_photo_s_outline_lies_on_the_reduced_photo(photo):
     points = np.concatenate(seen.outline)
     scale = seen.photo.shape[0] / 400
     found = np.concatenate([points.min(axis=0), points.max(axis=0)])
-    np.testing.assert_allclose(found, np.array([85, 60, 215, 350]) * scale, atol=6)
+    np.testing.assert_allclose(found, np.array([85, 60, 215, 350]) * scale, atol=10)
 
 
 def test_images_are_read_a_batch_at_a_time_and_dropped(images):
