@@ -18,7 +18,7 @@ from fmnist.classes import named
 from fmnist.data import Split, idx
 from fmnist.errors import FmnistError
 from fmnist.evaluation.corruptions import Predict
-from fmnist.settings import parse_images
+from fmnist.images import parse_images
 from fmnist.statistics import wilson
 
 SIDE = 28

@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from fmnist import data, prediction, summary
 from fmnist.classes import named
 from fmnist.errors import FmnistError, Incomplete
+from fmnist.images import parse_images
 from fmnist.options import parse
-from fmnist.settings import Predict, Validation, parse_images
+from fmnist.settings import Predict, Validation
 from fmnist.statistics import wilson
 
 MODEL = "models:/garments/1"
