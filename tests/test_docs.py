@@ -61,7 +61,7 @@ SCALED = {  # in place of what is given or left out
 IN_SHELL = ("python -c ", "curl ", "mlflow models predict ", "mlflow models generate-dockerfile ")  # in this order
 SERVE = r"mlflow models serve -m models:/fashion-mnist(/1|@champion) --env-manager local( --port \d+)? *(#.*)?$"
 ELSEWHERE = {  # what is not run here, and why
-    r"\./run ui": "tests/test_main.py starts MLflow's pages",
+    r"\./run ui": "tests/test_pages.py opens MLflow's pages in a browser",
     r"mlflow ui ": "tests/test_main.py starts it, as serve-a-model.md prints it",
     r"pip install ": "it needs a package index",
     r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
