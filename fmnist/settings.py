@@ -291,6 +291,16 @@ class Reproduce:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Look whether all is there that a training needs, and say what to type where it isn't."""
+
+    fix: bool = option(False, "mend what can safely be mended", choices=("true", "false"))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Main:
     """Preprocess, train, evaluate and promote in one go; what was done already is not done again."""
 

@@ -33,7 +33,9 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"engine.compiled", "engine.fit"},
     {"engine.tensorflow", "engine.jax"},
     {"engine"},
-    {"training"},
+    {"training", "doctor"},
+    {"doctor.report"},
+    {"doctor.examination", "doctor.probes"},
     {"seeds"},
     {"benchmark"},
     {"benchmark.cell"},
@@ -57,7 +59,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.ui"},
-    {"tracking.exports", "tracking.reproduction"},
+    {"tracking.exports", "tracking.reproduction", "tracking.health"},
     {"cli"},
 ]
 HOMES = {
@@ -67,7 +69,7 @@ HOMES = {
         *("tracking.pages", "tracking.template", "tracking.ui"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
-        *("tracking.bundles", "tracking.exports", "tracking.reproduction"),
+        *("tracking.bundles", "tracking.exports", "tracking.reproduction", "tracking.health"),
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},

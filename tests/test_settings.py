@@ -24,6 +24,7 @@ ENTRY_POINTS = {
     "promote": settings.Promote,
     "main": settings.Main,
     "reproduce": settings.Reproduce,
+    "doctor": settings.Doctor,
 }
 
 
