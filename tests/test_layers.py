@@ -59,7 +59,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"tracking.models", "tracking.versions"},
     {"tracking.training", "tracking.benchmark"},
     {"tracking.search", "tracking.evaluation", "tracking.promotion", "tracking.pipeline", "tracking.ui"},
-    {"tracking.exports", "tracking.reproduction", "tracking.health"},
+    {"tracking.exports", "tracking.imports", "tracking.reproduction", "tracking.health"},
     {"cli"},
 ]
 HOMES = {
@@ -69,7 +69,7 @@ HOMES = {
         *("tracking.pages", "tracking.template", "tracking.ui"),
         *("tracking.runs", "tracking.models", "tracking.training", "tracking.benchmark", "tracking.search"),
         *("tracking.versions", "tracking.evaluation", "tracking.promotion", "tracking.pipeline"),
-        *("tracking.bundles", "tracking.exports", "tracking.reproduction", "tracking.health"),
+        *("tracking.bundles", "tracking.exports", "tracking.imports", "tracking.reproduction", "tracking.health"),
     },
     "click": {"cli"},
     "tensorflow": {"engine", "engine.tensorflow", "engine.fit", "device", "serving.conversion"},
@@ -98,7 +98,7 @@ HOMES = {
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions", "photos.files"},
+    "PIL": {"evaluation.corruptions", "photos.files", "tracking.exports"},
     "cv2": {"photos.cutting", "photos.form"},
     "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
