@@ -12,7 +12,8 @@ WHITENED = (0.0, 0.3, 0.5, 0.65)
 
 def tag(model: str, shade: int) -> dict[str, str]:
     """The tag that gives a run its colour; shades are counted from the full one, and come again."""
-    hue = HUES[list(MODELS).index(model) % len(HUES)] if model in MODELS else GREY
+    names = list(MODELS)
+    hue = HUES[names.index(model) % len(HUES)] if model in names else GREY
     share = WHITENED[shade % len(WHITENED)]
     parts = (hue >> 16, hue >> 8 & 255, hue & 255)
     return {TAG: "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)}
