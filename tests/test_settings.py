@@ -24,7 +24,11 @@ ENTRY_POINTS = {
     "evaluate": settings.Evaluate,
     "promote": settings.Promote,
     "main": settings.Main,
+    "export": settings.Export,
+    "import": settings.Import,
+    "init": settings.Init,
     "reproduce": settings.Reproduce,
+    "doctor": settings.Doctor,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
