@@ -53,7 +53,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"serving.flavor"},
     {"serving"},
     {"tracking"},
-    {"tracking.pages"},
+    {"tracking.pages", "tracking.colors"},
     {"tracking.template"},
     {"tracking.runs", "tracking.cards", "tracking.bundles"},
     {"tracking.models", "tracking.versions"},
