@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import FmnistError
+from fmnist.images import parse_images
 from fmnist.options import AUTO, Settings, check, limit, option
 from fmnist.registry import DATASETS, MODELS, unknown
 
@@ -275,6 +276,25 @@ class Promote:
             raise FmnistError(
                 f"candidate: expected models:/NAME/VERSION or models:/NAME@ALIAS, received {self.candidate!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answer photographs of clothes, or other images, with a model, and show what it saw."""
+
+    images: str = option("test:0,1,2", "files and folders of images, and test images by number, joined by commas")
+    model_uri: str = option("models:/fashion-mnist@champion", "the model, for example models:/fashion-mnist/3")
+    raw: bool = option(
+        False, "images are in the dataset's form already: 28x28, light on black", choices=("true", "false")
+    )
+    dataset: str = option("", "whose test images test:N names; empty: the one that the model was trained on")
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+        parse_images(self.images)
+        if self.dataset and self.dataset not in DATASETS:
+            raise unknown("dataset", self.dataset, DATASETS)
 
 
 @dataclass(frozen=True, kw_only=True)
