@@ -187,6 +187,14 @@ def test_where_the_spread_is_not_known_it_is_not_claimed():
     assert "runs of 2 other seeds, expected 3 at least; type -P repeats=5" in found.reason
 
 
+def test_fewer_threads_then_are_a_reason_that_can_be_tried():
+    one, many = {"device.threads": "2"}, {"device.threads": "16"}
+    text = note([compare(record(0, 0.9, **one), record(0, 0.9001, weights="b", **many), [])])
+    assert "| device.threads | 2 | 16 |" in text
+    assert "`taskset -c 0-1`" in text
+    assert "taskset" not in note([compare(record(0, 0.9, **many), record(0, 0.9001, weights="b", **one), [])])
+
+
 def test_a_run_without_a_digest_of_its_weights_is_said_to_be():
     found = compare(record(0, 0.9, weights=None), record(0, 0.9, cpu="new"), [])
     assert (found.verdict, found.allowed) == (FIGURES, {})

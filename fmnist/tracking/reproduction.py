@@ -19,8 +19,8 @@ from fmnist.tracking.versions import check_missing
 RECIPE, HYPER, SEED = "recipe.", "hyper.", "recipe.seed"
 NO_RECIPE = (SEED, "recipe.device", "recipe.model")
 METRICS = ("train/", "val/", "test/", "kept_epoch", "num_parameters")
-FACTS = ("machine.", "version.", "device")
-CODE = ("commit", "code")
+FACTS = ("machine.", "version.", "device", "commit", "code")
+NO_FACTS = ("machine.threads",)  # which is device.threads
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _record(run: Run) -> Record:
             for name in names
         },
         weights=tags.get("weights.sha256"),
-        facts={name: value for name, value in tags.items() if name.startswith(FACTS) or name in CODE},
+        facts={name: value for name, value in tags.items() if name.startswith(FACTS) and name not in NO_FACTS},
     )
 
 
