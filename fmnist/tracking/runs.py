@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 
 from fmnist import cache, options
 from fmnist.errors import FmnistError
+from fmnist.tracking import outbox
 
 LAUNCHER_SECONDS = 15
+INTERRUPTED_SECONDS = 5.0  # for which somebody who has typed Ctrl-C waits for a server
 
 
 def open_store() -> str:
@@ -34,6 +36,8 @@ def open_store() -> str:
     name = uri.removeprefix("sqlite:///")
     try:
         if name == uri:
+            if uri.startswith(("http://", "https://")):
+                outbox.enter(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
             return uri
         file = Path(name).resolve()
@@ -62,9 +66,9 @@ def run(record: Any) -> Iterator[str]:
     It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
     """
     open_store()
-    with ended():
+    nested = mlflow.active_run() is not None
+    with nullcontext() if nested else delivered(), ended():
         try:
-            nested = mlflow.active_run() is not None
             name = type(record).__name__.lower() if nested else None
             active = mlflow.start_run(nested=nested, run_name=name, log_system_metrics=True)
         except mlflow.MlflowException as error:
@@ -73,6 +77,19 @@ def run(record: Any) -> Iterator[str]:
         texts = options.texts(record)
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
         yield active.info.run_id
+
+
+@contextmanager
+def delivered() -> Iterator[None]:
+    """What is logged within is sent to a server, or left as a bundle, before this ends."""
+    patience = None
+    try:
+        yield
+    except KeyboardInterrupt:
+        patience = INTERRUPTED_SECONDS
+        raise
+    finally:
+        outbox.leave(patience)
 
 
 @contextmanager
@@ -102,7 +119,7 @@ def end_launched_run(run_id: str, status: str) -> None:
     MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
     and writes FAILED over any status as soon as the script has exited with another code than 0.
     """
-    open_store()
+    _open_patiently()
     client = mlflow.MlflowClient()
     client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS
