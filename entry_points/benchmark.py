@@ -18,7 +18,7 @@ def run_benchmark(settings: Benchmark) -> dict[str, Any]:
 
     run_ids: dict[Cell, str] = {}
     with (
-        runs.run(settings) as run_id,
+        runs.run(settings, f"benchmark {', '.join(settings.models)}") as run_id,
         cli.Progress("benchmark", len(grid.cells) * grid.rounds, unit="measurement") as progress,
     ):
 

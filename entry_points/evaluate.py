@@ -14,7 +14,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     runs.open_store()
     version = versions.find(settings.model_uri)
     splits = versions.splits(version, settings.dataset, settings.data_dir)
-    with runs.run(settings) as run_id:
+    with runs.run(settings, f"evaluate {version} · {settings.split}") as run_id:
         log.log_begin(version, splits)
         served = versions.load(version, len(splits.class_names))
         found = assess(served.predict, served.answer, splits, settings.split)

@@ -16,7 +16,7 @@ def main(settings: Main) -> dict[str, Any]:
     training.plan(settings.step(Train))
     from fmnist.tracking import pipeline, promotion, runs
 
-    with runs.run(settings) as run_id:
+    with runs.run(settings, f"main {settings.model}") as run_id:
         with pipeline.failing("preprocess"):
             splits = data.load(
                 settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed

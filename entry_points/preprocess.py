@@ -13,7 +13,7 @@ def preprocess(settings: Preprocess) -> dict[str, Any]:
     from fmnist.tracking import runs
     from fmnist.tracking import training as log
 
-    with runs.run(settings) as run_id:
+    with runs.run(settings, f"preprocess {settings.dataset}") as run_id:
         log.log_dataset(splits)
         log.log_data_plots(splits)
     return {"run_id": run_id, **splits.manifest}

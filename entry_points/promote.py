@@ -16,19 +16,19 @@ def promote(settings: Promote) -> dict[str, Any]:
 
     runs.open_store()
     if settings.rollback:
-        with runs.run(settings) as run_id:
+        with runs.run(settings, f"roll back {settings.registered_model}") as run_id:
             return {"run_id": run_id, **log.roll_back(settings.registered_model)}
     candidate = versions.find(settings.candidate)
     before = log.holder(candidate.name, log.CHAMPION)
     if before == candidate.number:
-        with runs.run(settings):
+        with runs.run(settings, f"promote {candidate}"):
             return log.log_unchanged(candidate)
     incumbent = log.incumbent(candidate, settings.against, champion=before)
     contenders = [candidate, incumbent] if incumbent else [candidate]
     splits = [versions.own_splits(each, settings.data_dir) for each in contenders]
     images = held_out(*splits)
     criteria = Criteria(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Criteria)})
-    with runs.run(settings):
+    with runs.run(settings, f"promote {candidate}"):
         decision = log.judge(contenders, images, splits[0], criteria)
         result = log.carry_out(candidate, decision, describe(images, splits[0]), before=before)
     if not result["promoted"]:

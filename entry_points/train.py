@@ -17,9 +17,9 @@ def train(settings: Train) -> dict[str, Any]:
     from fmnist.tracking import models, runs
     from fmnist.tracking import training as tracking
 
-    with runs.run(settings) as run_id:
-        used = device.select(settings.device, settings.backend, stock=settings.trainer == "fit")
-        command = seeds.Command(splits, used, tracking, cli.Progress, settings.tensorboard)
+    used = device.select(settings.device, settings.backend, stock=settings.trainer == "fit")
+    command = seeds.Command(splits, used, tracking, cli.Progress, settings.tensorboard)
+    with runs.run(settings, seeds.name(found, used)) as run_id:
         with seeds.Work(found, command) as work:
             best, result = work.train(run_id)
             registered = models.register(best, settings.registered_model)

@@ -33,7 +33,7 @@ def tune(settings: Tune) -> dict[str, Any]:
         return workers.start(settings, task.num_threads, work, json.dumps(dataclasses.asdict(task)))
 
     progress = partial(cli.Progress, unit="trial")
-    with runs.run(settings) as run_id:
+    with runs.run(settings, f"tune {settings.model}") as run_id:
         return leader.tune(leader.Command(search, splits, name, own_device, start, tracking, progress), run_id)
 
 

@@ -1,4 +1,5 @@
-"""The terminal's side: options from settings, one-line errors, progress on stderr, the result on stdout.
+"""The terminal's side: options from settings, one-line errors, progress on stderr, the result on stdout (a person
+at a terminal gets a summary, a pipe or a file one line of JSON).
 
 Exit codes: 0 done; 2 something that the user can mend; 3 decided against what was asked for; 128 + signal
 interrupted; 1 a defect of ours.
@@ -18,6 +19,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import click
 
+from fmnist import summary
 from fmnist.errors import FmnistError, Refused
 from fmnist.options import default_text, parse
 
@@ -31,7 +33,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) -> None:
-    """Runs a job with the settings that the command line spells, and prints its result as one JSON line."""
+    """Runs a job with the settings that the command line spells, and prints its result."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     launched_run = os.environ.get("MLFLOW_RUN_ID", "")  # before MLflow takes it away
     received: list[int] = []
@@ -50,7 +52,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
             pairs = dict(_pair(text) for text in given.pop("pairs"))
-            result = job(parse(settings, given | pairs))
+            result = _told(job(parse(settings, given | pairs)))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -59,7 +61,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         _fail(str(error))
     except Refused as decision:
         _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
-        print(json.dumps(decision.result), flush=True)
+        _print_result(_told(decision.result))
         print(f"refused: {decision}", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
@@ -68,9 +70,21 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         print(f"interrupted{again}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
-    print(json.dumps(result), flush=True)
+    _print_result(result)
     if sys.stderr.isatty():
         _say_what_next(result)
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is after a tracking server that went away took what was kept for it, or didn't."""
+    outbox = sys.modules.get("fmnist.tracking.outbox")  # nothing is imported for it
+    told: dict[str, Any] = outbox.told(result) if outbox else result
+    return told
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """For a person in a few lines, for a pipe or a file as one line of JSON."""
+    print("\n".join(summary.lines(result)) if sys.stdout.isatty() else json.dumps(result), flush=True)
 
 
 def _say_what_next(result: dict[str, Any]) -> None:

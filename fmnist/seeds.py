@@ -21,7 +21,7 @@ class Tracking(Protocol):
     """What is told of trainings; `fmnist.tracking.training` is one."""
 
     def is_logged(self, model_uri: str) -> bool: ...
-    def nested_run(self, name: str) -> AbstractContextManager[str]: ...
+    def nested_run(self, name: str, entry_point: str) -> AbstractContextManager[str]: ...
     def adopt(self, run_id: str) -> None: ...
     def log_finished_elsewhere(self, run_id: str) -> None: ...
     def log_begin(self, plan: Plan, splits: Splits, device: Device, *, resumed_from: str | None) -> None: ...
@@ -76,6 +76,13 @@ def find(plan: Plan, splits: Splits, settings: Train) -> list[Seed]:
     return found
 
 
+def name(seeds: Sequence[Seed], device: Device) -> str:
+    """What a run of these trainings is called."""
+    first, last = seeds[0].plan, seeds[-1].plan
+    which = f"seed {first.seed}" if len(seeds) == 1 else f"seeds {first.seed}-{last.seed}"
+    return f"{first.model.name} · {device.kind} · {which}"
+
+
 class Work(ExitStack):
     """The trainings of a command while it is at them: while this is open, no other process goes on with them."""
 
@@ -91,12 +98,16 @@ class Work(ExitStack):
                     self._seeds[index] = dataclasses.replace(each, earlier=None)
 
     def train(self, run_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Trains what is missing in a run that is open; gives the best seed's result, and that of the command."""
+        """Trains what is missing in a run that is open; gives the best seed's result, and that of the command.
+
+        Of several seeds the first holds the second, under `together`.
+        """
         first, tracking = self._seeds[0], self._command.tracking
         if len(self._seeds) > 1:
             results = [self._nested(each) for each in self._seeds]
             best = max(results, key=lambda result: result["validation_accuracy"])
-            return best, {"run_id": run_id, **tracking.log_repeats(results)}
+            together = tracking.log_repeats(results)
+            return best | {"together": together}, {"run_id": run_id, **together}
         if first.earlier and first.earlier.result:
             tracking.log_finished_elsewhere(first.earlier.run_id)
             return first.earlier.result, first.earlier.result
@@ -113,7 +124,7 @@ class Work(ExitStack):
         if seed.earlier and seed.earlier.result:
             tracking.adopt(seed.earlier.run_id)
             return seed.earlier.result
-        with tracking.nested_run(f"{seed.plan.model.name} seed {seed.plan.seed}") as run_id:
+        with tracking.nested_run(name([seed], self._command.device), "train") as run_id:
             return self._train(seed, run_id)
 
     def _train(self, seed: Seed, run_id: str) -> dict[str, Any]:

@@ -48,6 +48,14 @@ class Plan:
     batch_parts: int
     """0 until settled, if nobody has said it: then batches are worked on whole."""
 
+    @property
+    def in_words(self) -> str:
+        """The recipe, for people."""
+        recipe = self.recipe
+        step, passes = f"{recipe.optimizer} {recipe.learning_rate:g}", f"{recipe.epochs} epochs"
+        more = ["+".join(self.augment), *({self.precision, self.trainer} & {"bfloat16", "fit"})]
+        return ", ".join([step, f"batch {recipe.batch_size}", passes, *filter(None, more)])
+
 
 @dataclass(frozen=True)
 class Epoch:

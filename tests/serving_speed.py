@@ -74,7 +74,9 @@ def log_models(model: str, folder: Path) -> tuple[dict[str, str], dict[str, floa
             keras_model, name="stock", signature=signature, pip_requirements=["mlflow", "keras", "tensorflow-cpu"]
         )
         seconds["stock"], start = perf_counter() - start, perf_counter()
-        logged = serving.log_model(keras_model, name="ours", class_names=names, check_images=images, metadata={})
+        logged = serving.log_model(
+            keras_model, name="ours", class_names=names, check_images=images, params={}, metadata={}
+        )
         seconds["ours"] = perf_counter() - start
     print(f"served by {logged.tags}")
     (folder / "serves_nothing.py").write_text(NOTHING)

@@ -218,7 +218,10 @@ def test_a_models_own_dataset_is_taken_where_none_is_named_and_another_version_o
             r"garments/2 was trained on synthetic \(000000000000\)",
         )
         splits = versions.splits(version, "", "")
-        with runs.run(Evaluate(model_uri=version.uri)), pytest.warns(log.OtherDataWarning, match=message):
+        with (
+            runs.run(Evaluate(model_uri=version.uri), "evaluate"),
+            pytest.warns(log.OtherDataWarning, match=message),
+        ):
             log.log_begin(version, splits)
 
 

@@ -118,7 +118,7 @@ def test_the_walk_through_serves_the_better_of_two_models(walk):
 
 def children(store: Store, run_id: str) -> dict:
     found = store.client.search_runs([store.experiment], f"tags.mlflow.parentRunId = '{run_id}'")
-    return {run.info.run_name: run for run in found}
+    return {run.data.tags["entry_point"]: run for run in found}
 
 
 def test_the_pipeline_is_one_run_with_a_run_for_each_step(walk):
@@ -186,7 +186,7 @@ CROWN = """
 from fmnist.settings import Promote
 from fmnist.tracking import promotion, runs
 
-with runs.run(Promote(candidate="models:/contended/{number}")):
+with runs.run(Promote(candidate="models:/contended/{number}"), "promote"):
     input("ready\\n")
     told = promotion.crown("contended", "{number}", before=None)
 print(told)

@@ -47,7 +47,7 @@ def log(new_store, cpu):
     def log(model: Any) -> Any:
         with mlflow.start_run(experiment_id=store.experiment):
             return serving.log_model(
-                model, name="model", class_names=NAMES, check_images=IMAGES, metadata={"model": "small"}
+                model, name="model", class_names=NAMES, check_images=IMAGES, params={}, metadata={}
             )
 
     yield log
@@ -332,7 +332,7 @@ images = np.random.default_rng(0).integers(0, 256, (16, 28, 28), dtype=np.uint8)
 model = MODELS["mlp"].build(MODELS["mlp"].hyperparameters("dense=8"), precision="float32", seed=0)
 with mlflow.start_run():
     logged = serving.log_model(
-        model, name="model", class_names=tuple("abcdefghij"), check_images=images, metadata={}
+        model, name="model", class_names=tuple("abcdefghij"), check_images=images, params={}, metadata={}
     )
     served = mlflow.pyfunc.load_model(logged.model_uri).predict(images)
 difference = np.abs([answer["probabilities"] for answer in served] - np.asarray(model(images.astype("float32"))))

@@ -25,7 +25,7 @@ ENTRY_POINTS = {
     "promote": settings.Promote,
     "main": settings.Main,
 }
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
@@ -50,14 +50,17 @@ def test_help_names_every_parameter_with_its_default(name, record):
 
 
 @pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
-def test_readme_lists_every_parameter_with_its_default(name, record):
-    section = README.split(f"### `{name}`")[1].split("\n#")[0]
-    listed = dict(re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|empty) \|", section, re.MULTILINE))
-    assert listed == {field.name: options.default_text(field) for field in dataclasses.fields(record)}
+def test_the_page_of_an_entry_point_lists_every_parameter_with_its_default_and_a_meaning(name, record):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    table = page.split("| parameter | default | meaning |\n| --- | --- | --- |\n")[1].split("\n\n")[0]
+    rows = [re.fullmatch(r"\| `(\w+)` \| (?:`(.+?)`|empty) \| (\S.*) \|", row) for row in table.splitlines()]
+    listed = [(row[1], row[2] or "") for row in rows]
+    assert listed == [(field.name, options.default_text(field)) for field in dataclasses.fields(record)]
 
 
-def test_readme_commands_use_parameters_and_values_that_exist():
-    commands = [shlex.split(line) for line in README.splitlines() if line.startswith("mlflow run")]
+def test_commands_in_the_pages_use_parameters_and_values_that_exist():
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("mlflow run")]
     assert len(commands) >= 4
     for words in commands:
         pairs = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-P"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -63,6 +65,14 @@ def test_the_run_is_finished_and_described(run):
     assert f"{run.data.metrics['test/accuracy']:.2%}" in run.data.tags["mlflow.note.content"]
 
 
+def test_the_run_says_by_its_name_what_it_is_unless_a_person_named_it(store, run):
+    assert run.info.run_name == "lenet · cpu · seed 0"
+    command = store.command("preprocess", dataset="synthetic")
+    named = result_of(store.run([*command, "--run-name", "the-one-42"]))
+    assert store.client.get_run(named["run_id"]).info.run_name == "the-one-42"
+    assert run.data.tags["entry_point"] == "train"
+
+
 def test_parameters_are_kept_as_typed_and_as_resolved(run):
     params = run.data.params
     assert (params["model"], params["epochs"], params["batch_size"], params["hyper"]) == (
@@ -105,6 +115,9 @@ def test_the_device_and_the_versions_are_those_really_used(run):
     assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
     assert tags["version.keras"] == machine.versions()["keras"]
     assert int(tags["device.threads"]) == machine.num_threads()
+    assert (tags["commit"], tags["code"]) == (machine.commit(), machine.code_digest(training.CODE))
+    assert {name: tags[f"machine.{name}"] for name in machine.facts()} == machine.facts()
+    assert re.fullmatch(r"[0-9a-f]{64}", tags["weights.sha256"])
     parts = "2" if machine.num_threads() == 2 else "1"
     assert (tags["device.batch_parts"], tags["device.tf32"], tags["device.deterministic"]) == (
         parts,
@@ -151,6 +164,34 @@ def test_the_model_is_registered_with_tags_and_both_flavours(store, run, result)
     assert version.tags["serving"] == run.data.tags["serving"] == "litert"
 
 
+def test_the_logged_model_is_named_after_the_model_and_has_its_figures_and_parameters(store, run, result):
+    model = store.client.get_logged_model(result["model_uri"].removeprefix("models:/"))
+    assert (model.name, model.params["recipe.optimizer"], model.params["hyper.dense"]) == ("lenet", "adam", "32")
+    figures = {metric.key: metric.value for metric in model.metrics}
+    assert figures["test/accuracy"] == run.data.metrics["test/accuracy"]
+    assert figures["num_parameters"] == run.data.metrics["num_parameters"]
+    assert figures["perf/epoch_seconds_median"] == result["epoch_seconds_median"]
+    assert len(store.client.get_metric_history(run.info.run_id, "test/accuracy")) == 1
+
+
+def test_the_version_has_a_card_with_its_figures_and_pictures_that_are_there(store, run, result):
+    card = store.client.get_model_version("fashion-mnist", "1").description
+    assert card.startswith(f"**{result['test_accuracy']:.2%} test accuracy** of one seed")
+    for words in (
+        result["device"],
+        "synthetic",
+        "models serve -m models:/fashion-mnist/1",
+        "adam 0.001, batch 128",
+    ):
+        assert words in card
+    pictures = [dict(parse_qsl(query)) for query in re.findall(r"!\[[^]]+\]\(get-artifact\?(\S+)\)", card)]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture["run_uuid"] == run.info.run_id
+        assert picture["path"] in store.artifacts(run.info.run_id)
+    assert f"](#/experiments/{store.experiment}/runs/{run.info.run_id})" in card
+
+
 def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
     import mlflow
 
@@ -164,7 +205,7 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     with tracked_in(store):
         plan = training.plan(settings)
-        with runs.run(settings):
+        with runs.run(settings, "cnn64"):
             trained = training.train(plan, splits, log.log_epoch)
             used = device.Device("cpu", "some CPU", 1, False, {})
             result = log.log_end(trained, plan, splits, used, tensorboard=False)
@@ -230,6 +271,11 @@ def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_sto
     version = store.client.get_model_version("fashion-mnist", "1")
     best = max(runs.values(), key=lambda run: run.data.metrics["val/final_accuracy"])
     assert version.tags["seed"] == best.data.params["recipe.seed"]
+    assert parent.info.run_name == "mlp · cpu · seeds 4-6"
+    assert {run.info.run_name for run in runs.values()} == {f"mlp · cpu · seed {seed}" for seed in (4, 5, 6)}
+    verdict = f"**{np.mean(values):.2%} test accuracy, mean of 3 seeds (95 % interval "
+    for text in (version.description, parent.data.tags["mlflow.note.content"]):
+        assert text.startswith(verdict)
 
 
 BREAKS_IN_REGISTERING = """
@@ -302,7 +348,7 @@ def test_a_seed_that_had_ended_is_not_trained_again(new_store):
     query = f"tags.mlflow.parentRunId = '{result['run_id']}'"
     seeds = store.client.search_runs([store.experiment], query)
     assert {run.data.params["recipe.seed"] for run in seeds} == {"0", "1"}
-    assert names["mlp seed 0"] in {run.info.run_id for run in seeds}
+    assert names["mlp · cpu · seed 0"] in {run.info.run_id for run in seeds}
     assert {run.info.status for run in seeds} == {"FINISHED"}
 
 

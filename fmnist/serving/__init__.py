@@ -31,6 +31,7 @@ def log_model(
     name: str,
     class_names: tuple[str, ...],
     check_images: NDArray[np.uint8],
+    params: dict[str, str],
     metadata: dict[str, Any],
 ) -> Logged:
     """Logs a model to the active run, which gets the tags too.
@@ -41,12 +42,14 @@ def log_model(
         class_names: Of the classes, in their order.
         check_images: `(batch, height, width)`; 256 of them are asked for, on which the served model must agree
             with the Keras model.
+        params: What it was made with, for MLflow's page of models.
         metadata: What else MLmodel is to say of the model.
     """
     info = Model.log(
         artifact_path=None,
         name=name,
         flavor=flavor,
+        params=params,
         metadata=metadata,
         model=model,
         class_names=class_names,

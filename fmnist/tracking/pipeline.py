@@ -48,7 +48,7 @@ def step(
     )
     earlier = stands or _earlier(digest)
     if earlier and (stands or is_there(earlier)):
-        with runs.nested_run(name):
+        with runs.nested_run(name, name):
             why = stands["reason"] if stands else "the same settings, data, versions and code have been through it"
             text = f"Not done again: {why}, in run {earlier['run_id']}."
             mlflow.set_tags({INPUTS_TAG: digest, DONE_TAG: earlier["run_id"], "mlflow.note.content": text})

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from matplotlib.figure import Figure
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from fmnist import cache, options
 from fmnist.errors import FmnistError
@@ -53,27 +54,36 @@ def open_store() -> str:
             if experiment and not client.get_experiment_by_name(experiment):
                 client.create_experiment(experiment)
     except (mlflow.MlflowException, OSError, cache.LockError) as error:
+        if mlflow.active_run() is None:
+            outbox.leave()
         raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from None
     return f"sqlite:///{file}"
 
 
 @contextmanager
-def run(record: Any) -> Iterator[str]:
+def run(record: Any, name: str) -> Iterator[str]:
     """An MLflow run, the launcher's or a new one, with the settings logged; gives its id.
 
-    Within another run it is nested under that, and is called after the settings' class.
+    Within another run it is nested under that. It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED
+    after any other exception.
 
-    It ends as FINISHED, as KILLED after Ctrl-C or SIGTERM, as FAILED after any other exception.
+    Args:
+        record: The settings; their class is the run's entry point.
+        name: Of the run, unless a person has named the launcher's.
     """
     open_store()
     nested = mlflow.active_run() is not None
-    with nullcontext() if nested else delivered(), ended():
+    with delivered(), ended():
         try:
-            name = type(record).__name__.lower() if nested else None
-            active = mlflow.start_run(nested=nested, run_name=name, log_system_metrics=True)
+            launched = not nested and "MLFLOW_RUN_ID" in os.environ
+            run_name = None if launched else name
+            active = mlflow.start_run(nested=nested, run_name=run_name, log_system_metrics=True)
+            if launched and _is_generated(active.info.run_name):
+                mlflow.MlflowClient().update_run(active.info.run_id, name=name)
         except mlflow.MlflowException as error:
             where = mlflow.get_tracking_uri()
             raise FmnistError(f"MLflow at {where} takes no run: {error}. Check MLFLOW_TRACKING_URI") from None
+        mlflow.set_tag("entry_point", type(record).__name__.lower())
         texts = options.texts(record)
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
         yield active.info.run_id
@@ -81,22 +91,30 @@ def run(record: Any) -> Iterator[str]:
 
 @contextmanager
 def delivered() -> Iterator[None]:
-    """What is logged within is sent to a server, or left as a bundle, before this ends."""
-    patience = None
+    """What is logged within is sent to a server, or left as a bundle, before this ends; not within a run."""
+    outermost, seconds = mlflow.active_run() is None, None
     try:
         yield
     except KeyboardInterrupt:
-        patience = INTERRUPTED_SECONDS
+        seconds = INTERRUPTED_SECONDS
         raise
     finally:
-        outbox.leave(patience)
+        if outermost:
+            outbox.leave(seconds)
 
 
 @contextmanager
-def nested_run(name: str) -> Iterator[str]:
+def nested_run(name: str, entry_point: str) -> Iterator[str]:
     """A run under the active one; gives its id. It ends as `run` does."""
     with ended():
-        yield mlflow.start_run(run_name=name, nested=True).info.run_id
+        yield mlflow.start_run(run_name=name, nested=True, tags={"entry_point": entry_point}).info.run_id
+
+
+def _is_generated(name: str) -> bool:
+    """Whether MLflow made up the name of a run, for want of one."""
+    predicate, _, rest = name.partition("-")
+    noun, _, number = rest.partition("-")
+    return predicate in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS and number.isdigit()
 
 
 @contextmanager
@@ -119,7 +137,16 @@ def end_launched_run(run_id: str, status: str) -> None:
     MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
     and writes FAILED over any status as soon as the script has exited with another code than 0.
     """
-    _open_patiently()
+    give_up = time.monotonic() + outbox.DELIVERY_SECONDS
+    while True:
+        try:
+            open_store()
+            break
+        except FmnistError:  # a server may come back; nobody waits for this
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+    outbox.leave()  # nothing is kept of this
     client = mlflow.MlflowClient()
     client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS
@@ -128,9 +155,10 @@ def end_launched_run(run_id: str, status: str) -> None:
     client.set_terminated(run_id, status)
 
 
-def log_figure(figure: Figure, path: str) -> None:
-    """Logs a plot to the active run."""
-    mlflow.log_figure(figure, path, save_kwargs={"dpi": 110})
+def log_figure(figure: Figure, path: str, *, run_id: str | None = None) -> None:
+    """Logs a plot to a run, the active one if none is named."""
+    run_id = run_id or mlflow.active_run().info.run_id
+    mlflow.MlflowClient().log_figure(run_id, figure, path, save_kwargs={"dpi": 110})
 
 
 def value_text(value: Any) -> str:

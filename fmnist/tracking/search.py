@@ -13,10 +13,12 @@ from fmnist.statistics import spread
 from fmnist.tracking.models import load_model as load_model
 from fmnist.tracking.models import log_model as log_model
 from fmnist.tracking.models import register as register
-from fmnist.tracking.runs import ended, log_figure, open_store, value_text
+from fmnist.tracking.runs import delivered, ended, log_figure, open_store, value_text
 from fmnist.tracking.training import log_dataset as log_dataset
 from fmnist.tracking.training import log_epoch as log_epoch
 from fmnist.tracking.training import log_plan as log_plan
+from fmnist.tracking.training import log_test_pictures as log_test_pictures
+from fmnist.tracking.training import log_tested as log_tested
 from fmnist.tuning import figures as study_figures
 
 
@@ -46,8 +48,10 @@ def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[st
     """The run of a trial, under a run that another process may own; gives its id."""
     open_store()
     experiment = mlflow.get_run(parent).info.experiment_id
-    with ended():
-        texts = {"mlflow.parentRunId": parent} | {key: str(value) for key, value in tags.items()}
+    with delivered(), ended():
+        texts = {"mlflow.parentRunId": parent, "entry_point": "trial"} | {
+            key: str(value) for key, value in tags.items()
+        }
         active = mlflow.start_run(run_name=name, experiment_id=experiment, tags=texts)
         mlflow.log_params({f"space.{key}": value for key, value in point.items()})
         yield active.info.run_id

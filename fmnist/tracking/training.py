@@ -4,6 +4,7 @@ The module is what `fmnist.seeds.Tracking` asks for.
 """
 
 import dataclasses
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
+from numpy.typing import NDArray
 
+from fmnist import machine, training
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device, conditions
 from fmnist.plots import data as data_plots
 from fmnist.plots import training as plots
-from fmnist.settings import augment_text
 from fmnist.statistics import spread
+from fmnist.tracking.cards import repeats_card, run_card
 from fmnist.tracking.models import is_logged as is_logged
-from fmnist.tracking.models import log_model
-from fmnist.tracking.runs import log_figure, value_text
+from fmnist.tracking.models import log_model, logged_model_id, parameters
+from fmnist.tracking.runs import log_figure
 from fmnist.tracking.runs import nested_run as nested_run
 
 if TYPE_CHECKING:
@@ -48,11 +51,25 @@ def log_end(
     """Logs what a training came to: figures, plots, model, description; gives it as a result."""
     found = conditions(device, plan.backend, batch_parts=plan.batch_parts, xla=trained.xla)
     mlflow.set_tags({f"device.{name}": value for name, value in dataclasses.asdict(found).items()})
-    _log_figures(trained, splits)
+    weights = hashlib.sha256()
+    for values in trained.model.get_weights():
+        weights.update(f"{values.dtype} {values.shape} ".encode() + values.tobytes())
+    mlflow.set_tag("weights.sha256", weights.hexdigest())
+    run_id, model_uri = mlflow.active_run().info.run_id, log_model(trained, splits, plan)
+    steady = [epoch.seconds for epoch in trained.history if not epoch.compiles]
+    figures = {"perf/epoch_seconds_median": spread(steady).median} if steady else {}
+    figures |= {
+        "val/final_accuracy": trained.kept.validation_accuracy,
+        "val/final_loss": trained.kept.validation_loss,
+        "kept_epoch": trained.kept.number,
+        "num_parameters": trained.model.count_params(),
+    }
+    mlflow.log_metrics(figures, model_id=logged_model_id(model_uri))
+    log_tested(run_id, model_uri, trained.test)
+    log_test_pictures(run_id, trained.test, trained.test_probabilities, splits)
+    _log_training(trained)
     if tensorboard:
         _log_tensorboard(trained)
-    model_uri = log_model(trained, splits, plan)
-    run_id = mlflow.active_run().info.run_id
     return {"run_id": run_id, "model_uri": model_uri, **_log_summary(trained, plan, splits, device)}
 
 
@@ -113,23 +130,20 @@ def log_data_plots(splits: Splits) -> None:
 
 
 def log_plan(plan: "Plan", device: Device) -> None:
-    """Logs the resolved recipe and hyperparameters, and the device that is really used."""
-    recipe = dataclasses.asdict(plan.recipe) | {
-        "augment": augment_text(plan.augment),
-        "backend": plan.backend,
-        "trainer": plan.trainer,
-        "precision": plan.precision,
-        "patience": plan.patience,
-        "seed": plan.seed,
-    }
-    mlflow.log_params({f"recipe.{name}": value for name, value in recipe.items()})
-    mlflow.log_params({f"hyper.{name}": value_text(value) for name, value in plan.hyperparameters.items()})
+    """Logs the resolved recipe and hyperparameters, the device that is really used, the machine and the code."""
+    mlflow.log_params(parameters(plan) | {"recipe.device": device.kind})
     mlflow.set_tags(
         {
             "model": plan.model.name,
+            "recipe": plan.in_words,
+            "seed": plan.seed,
             "device": device.kind,
             "device.name": device.name,
             "device.threads": device.num_threads,
+            "device.batch_parts": plan.batch_parts,
+            "commit": machine.commit(),
+            "code": machine.code_digest(training.CODE),
+            **{f"machine.{name}": value for name, value in machine.facts().items()},
             **{f"version.{package}": number for package, number in device.versions.items()},
         }
     )
@@ -150,32 +164,29 @@ def log_epoch(epoch: "Epoch") -> None:
     )
 
 
-def _log_figures(trained: "Trained", splits: Splits) -> None:
-    """Logs the test figures, their tables and plots, and the summary of the model."""
-    test, names = trained.test, splits.class_names
-    mlflow.log_metrics(
-        {
-            "test/loss": test.loss,
-            "test/accuracy": test.accuracy,
-            "test/macro_f1": test.macro_f1,
-            "test/calibration_error": test.calibration_error,
-            "val/final_accuracy": trained.kept.validation_accuracy,
-            "val/final_loss": trained.kept.validation_loss,
-            "kept_epoch": trained.kept.number,
-            "num_parameters": trained.model.count_params(),
-        }
-    )
-    lines: list[str] = []
-    trained.model.summary(print_fn=lambda line, **_: lines.append(line), line_length=90)
-    mlflow.log_text("\n".join(lines), "model_summary.txt")
-    log_by_class(test, names, "test")
-    log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png")
-    curves = {
-        name: [getattr(epoch, name) for epoch in trained.history]
-        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+def log_tested(run_id: str, model_uri: str, test: "Evaluation") -> None:
+    """Logs what a model came to on the test split, to its run and to itself."""
+    figures = {
+        "test/loss": test.loss,
+        "test/accuracy": test.accuracy,
+        "test/macro_f1": test.macro_f1,
+        "test/calibration_error": test.calibration_error,
     }
-    log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
-    probabilities, labels = trained.test_probabilities, splits.test.labels
+    mlflow.log_metrics(figures, run_id=run_id, model_id=logged_model_id(model_uri))
+
+
+def log_test_pictures(run_id: str, test: "Evaluation", probabilities: NDArray[np.float32], splits: Splits) -> None:
+    """Logs the tables and plots of a model's answers to the test split.
+
+    Args:
+        run_id: Of the run that trained it.
+        test: What the answers came to.
+        probabilities: The answers, `(batch, classes)`.
+        splits: Whose test split it is.
+    """
+    names, labels = splits.class_names, splits.test.labels
+    log_by_class(test, names, "test", run_id=run_id)
+    log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png", run_id=run_id)
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
     for chosen, title, file in (
@@ -183,7 +194,20 @@ def _log_figures(trained: "Trained", splits: Splits) -> None:
         (surest, f"the most confident of {len(wrong):,} mistakes", "test/confident_mistakes.png"),
     ):
         images = splits.test.images[chosen]
-        log_figure(plots.predictions(images, labels[chosen], probabilities[chosen], names, title), file)
+        picture = plots.predictions(images, labels[chosen], probabilities[chosen], names, title)
+        log_figure(picture, file, run_id=run_id)
+
+
+def _log_training(trained: "Trained") -> None:
+    """Logs the summary of the model, and how it learnt."""
+    lines: list[str] = []
+    trained.model.summary(print_fn=lambda line, **_: lines.append(line), line_length=90)
+    mlflow.log_text("\n".join(lines), "model_summary.txt")
+    curves = {
+        name: [getattr(epoch, name) for epoch in trained.history]
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    }
+    log_figure(plots.learning_curves(curves, trained.kept.number), "learning_curves.png")
 
 
 def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Device) -> dict[str, Any]:
@@ -200,6 +224,7 @@ def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Devic
         "validation_loss": trained.kept.validation_loss,
         "kept_epoch": trained.kept.number,
         "epochs": len(trained.history),
+        "num_test_images": len(splits.test.labels),
         "num_parameters": trained.model.count_params(),
         "epoch_seconds_median": timing and timing.median,
         "epoch_seconds_min": timing and timing.min,
@@ -207,14 +232,10 @@ def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Devic
         "num_timed_epochs": len(steady),
         "device": f"{device.kind}: {device.name}, {device.num_threads} threads",
         "precision": plan.precision,
+        "recipe": plan.in_words,
         "seed": plan.seed,
     }
-    text = f"{timing.median:.2f} s an epoch (median of {timing.n})" if timing else "not timed"
-    mlflow.set_tag(
-        "mlflow.note.content",
-        f"**{plan.model.name}** on {result['dataset']}, seed {plan.seed}: test accuracy "
-        f"**{trained.test.accuracy:.2%}** after {trained.kept.number} epochs, {text}, {result['device']}.",
-    )
+    mlflow.set_tag("mlflow.note.content", run_card(result, mlflow.active_run().info.run_id))
     return result
 
 
@@ -229,14 +250,10 @@ def log_repeats(results: list[dict[str, Any]]) -> dict[str, Any]:
         {f"{name}/{key}": value for name, figures in spreads.items() for key, value in figures.items()}
     )
     mlflow.log_table({name: [result[name] for result in results] for name in results[0]}, "repeats.json")
-    test, n = spreads["test_accuracy"], len(results)
-    mlflow.set_tag(
-        "mlflow.note.content",
-        f"**{results[0]['model']}** on {results[0]['dataset']}, {n} seeds: test accuracy **{test['mean']:.2%}**, "
-        f"standard deviation {100 * test['std']:.2f} points, 95 % interval {test['ci95_low']:.2%} to "
-        f"{test['ci95_high']:.2%}.",
-    )
-    return {"repeats": n, "seeds": [result["seed"] for result in results], **spreads}
+    together = {"repeats": len(results), "seeds": [result["seed"] for result in results], **spreads}
+    mlflow.set_tags({"model": results[0]["model"], "recipe": results[0]["recipe"]})
+    mlflow.set_tag("mlflow.note.content", repeats_card(results[0], together))
+    return together
 
 
 def _log_tensorboard(trained: "Trained") -> None:
@@ -253,11 +270,13 @@ def _log_tensorboard(trained: "Trained") -> None:
         mlflow.log_artifacts(folder, "tensorboard")
 
 
-def log_by_class(found: "Evaluation", class_names: tuple[str, ...], folder: str) -> None:
-    """Logs precision, recall and F1 of each class, and the confusion matrix, as tables."""
+def log_by_class(
+    found: "Evaluation", class_names: tuple[str, ...], folder: str, *, run_id: str | None = None
+) -> None:
+    """Logs precision, recall and F1 of each class, and the confusion matrix, as tables, as `log_figure` does."""
     columns = {"precision": found.precision, "recall": found.recall, "f1": found.f1, "support": found.support}
     table = {"class": list(class_names)} | {name: values.tolist() for name, values in columns.items()}
-    mlflow.log_table(table, f"{folder}/per_class.json")
+    mlflow.log_table(table, f"{folder}/per_class.json", run_id)
     header = ",".join(["true\\predicted", *class_names])
     rows = [f"{name},{','.join(map(str, row))}" for name, row in zip(class_names, found.confusion, strict=True)]
-    mlflow.log_text("\n".join([header, *rows]) + "\n", f"{folder}/confusion_matrix.csv")
+    mlflow.log_text("\n".join([header, *rows]) + "\n", f"{folder}/confusion_matrix.csv", run_id)

@@ -5,6 +5,7 @@ study that workers of the same kind work on; the winner is chosen among them by 
 then tested.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import Splits
@@ -128,21 +130,38 @@ def candidates(study: optuna.Study, fresh: optuna.Study, search: Search) -> list
     return found
 
 
-def test(candidate: Candidate, splits: Splits, load_model: Callable[[str], Any]) -> list[Evaluation]:
-    """Reads the test split, once for each of a candidate's models."""
+def test(
+    candidate: Candidate,
+    splits: Splits,
+    load_model: Callable[[str], Any],
+    on_tested: Callable[[FrozenTrial, Evaluation, NDArray[np.float32]], None],
+) -> list[Evaluation]:
+    """Reads the test split, once for each of a candidate's models; tells of each with its probabilities."""
     images = splits.test.images.astype(np.float32)
-    models = [load_model(each.user_attrs["model_uri"]) for each in candidate.trainings]
-    return [
-        evaluate(model.predict(images, batch_size=PREDICT_BATCH, verbose=0), splits.test.labels)
-        for model in models
-    ]
+    found = []
+    for each in candidate.trainings:
+        model = load_model(each.user_attrs["model_uri"])
+        probabilities = model.predict(images, batch_size=PREDICT_BATCH, verbose=0)
+        found.append(evaluate(probabilities, splits.test.labels))
+        on_tested(each, found[-1], probabilities)
+    return found
 
 
 def best_model(winner: Candidate, tests: list[Evaluation], splits: Splits) -> dict[str, Any]:
     """Of a winner's models the one that validates best, as what is registered."""
     trial = winner.best_training
     test = tests[winner.trainings.index(trial)]
+    settled = trial.user_attrs["settled"]
     return {
+        "run_id": trial.user_attrs["run_id"],
+        "together": {
+            "repeats": len(tests),
+            "seeds": [each.user_attrs["seed"] for each in winner.trainings],
+            "test_accuracy": dataclasses.asdict(spread([each.accuracy for each in tests])),
+        },
+        "recipe": winner.plan.in_words,
+        "num_parameters": trial.user_attrs.get("num_parameters"),
+        "device": f"{settled['device']}, {settled['num_threads']} threads",
         "model_uri": trial.user_attrs["model_uri"],
         "model": winner.plan.model.name,
         "dataset": splits.manifest["dataset"],

@@ -60,7 +60,7 @@ def _plots(study: optuna.Study, module: ModuleType) -> dict[str, Callable[[], An
     objectives = study.user_attrs["identity"]["objective"].split(",")
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     index = objectives.index("accuracy")
-    target: dict[str, Any] = {"target_name": "validation accuracy"}
+    target: dict[str, Any] = {"target_name": (study.metric_names or objectives)[index]}
     if len(objectives) > 1:
         target["target"] = lambda trial: trial.values[index]
     varied = [name for name in (done[0].params if done else ()) if len({each.params[name] for each in done}) > 1]
@@ -76,6 +76,5 @@ def _plots(study: optuna.Study, module: ModuleType) -> dict[str, Callable[[], An
             arguments |= {"params": varied, "evaluator": optuna.importance.FanovaImportanceEvaluator(seed=0)}
         plots[name] = partial(getattr(module, f"plot_{name}"), study, **arguments)
     if len(objectives) > 1 and done:
-        titles = ["validation accuracy" if name == "accuracy" else name for name in objectives]
-        plots["pareto_front"] = partial(module.plot_pareto_front, study, target_names=titles)
+        plots["pareto_front"] = partial(module.plot_pareto_front, study)
     return plots

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,15 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any, Protocol, Self
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist import device
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
+from fmnist.evaluation import Evaluation
 from fmnist.options import texts
 from fmnist.tuning import candidates, studies, trials, verdict, workers
 from fmnist.tuning.trials import Search, Task
@@ -42,6 +46,10 @@ class Tracking(Protocol):
     def log_best(self, figures: Mapping[str, float], step: int) -> None: ...
     def log_dataset(self, splits: Splits) -> None: ...
     def log_search(self, study: optuna.Study, seconds: Mapping[str, float]) -> None: ...
+    def log_tested(self, run_id: str, model_uri: str, test: Evaluation) -> None: ...
+    def log_test_pictures(
+        self, run_id: str, test: Evaluation, probabilities: NDArray[np.float32], splits: Splits
+    ) -> None: ...
     def log_tuned(self, result: dict[str, Any], text: str) -> None: ...
     def load_model(self, model_uri: str) -> Any: ...
     def register(self, result: dict[str, Any], registered_model: str, **more_tags: Any) -> str | None: ...
@@ -97,7 +105,7 @@ def tune(command: Command, own_run: str) -> dict[str, Any]:
     attributes = {"identity": search.identity(command.splits), "run_id": own_run}
     study = studies.find_or_create(command.study, settings.storage, search.objectives, attributes)
     trials.check_same(study, search, command.splits)  # it may have come into being meanwhile
-    watch = f"optuna-dashboard {studies.location(study.study_name, settings.storage)}"
+    watch = shlex.join(["optuna-dashboard", studies.location(study.study_name, settings.storage)])
     print(
         f"study {study.study_name}: watch it with {watch}; go on with it by -P study={study.study_name}",
         file=sys.stderr,
@@ -121,7 +129,16 @@ def tune(command: Command, own_run: str) -> dict[str, Any]:
         found = candidates.candidates(study, fresh, search)
         device.select(command.device, settings.backend)
         tested = (found[0], found[-1])
-        tests = {each.trial: candidates.test(each, command.splits, tracking.load_model) for each in tested}
+
+        def on_tested(trial: FrozenTrial, test: Evaluation, probabilities: NDArray[np.float32]) -> None:
+            trial_run = trial.user_attrs["run_id"]
+            tracking.log_tested(trial_run, trial.user_attrs["model_uri"], test)
+            if trial is found[0].best_training:
+                tracking.log_test_pictures(trial_run, test, probabilities, command.splits)
+
+        tests = {
+            each.trial: candidates.test(each, command.splits, tracking.load_model, on_tested) for each in tested
+        }
         result = verdict.result(study, settings, found, tests)
         lead.keep()
         tracking.log_tuned(result, verdict.markdown(study, settings, found, tests))

@@ -28,6 +28,7 @@ from fmnist.errors import FmnistError
 from fmnist.options import AUTO
 
 DIRECTIONS = {"accuracy": "MAXIMIZE", "latency": "MINIMIZE", "parameters": "MINIMIZE"}
+METRIC_NAMES = {"accuracy": "validation accuracy", "latency": "latency in seconds", "parameters": "parameters"}
 HEARTBEAT_SECONDS = 5
 GRACE_SECONDS = 120  # longer than a database is away when it is started anew: nobody's heart is heard meanwhile
 AWAY_SECONDS = 60.0
@@ -64,8 +65,8 @@ def without_password(storage: str) -> str:
 
 
 def location(name: str, storage: str) -> str:
-    """What `optuna-dashboard` takes to show a study."""
-    return str(_journal(name)) if storage == AUTO else without_password(storage)
+    """What `optuna-dashboard` takes to show a study: a file, or an SQLAlchemy URL with our driver's name."""
+    return str(_journal(name)) if storage == AUTO else _for_sqlalchemy(without_password(storage))
 
 
 def find(name: str, storage: str) -> optuna.Study | None:
@@ -93,6 +94,9 @@ def find_or_create(
             )
             for key, value in attributes.items():
                 study.set_user_attr(key, value)
+        if study.metric_names is None:  # new, or of a time before objectives had names
+            with _experimental():
+                study.set_metric_names([METRIC_NAMES[objective] for objective in objectives])
     return study
 
 
@@ -299,7 +303,7 @@ def _storage(name: str, storage: str) -> optuna.storages.BaseStorage:
         return JournalStorage(JournalFileBackend(str(_journal(name))))
     with lock("", storage), _experimental():  # two that make the tables of a new database at once break it
         return _Database(
-            _plain(storage).replace("postgresql://", "postgresql+psycopg://"),
+            _for_sqlalchemy(storage),
             engine_kwargs={"pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
@@ -327,7 +331,7 @@ def _away(storage: str, error: Exception) -> FmnistError:
 
 
 def _experimental() -> AbstractContextManager[Any]:
-    """Optuna says of its heartbeat that it may change; its version is bound."""
+    """Optuna says of its heartbeat, and of objectives' names, that they may change; its version is bound."""
     return warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore")
 
 
@@ -351,3 +355,8 @@ def _worker_lock(process: str) -> Path:
 def _plain(storage: str) -> str:
     """An SQLAlchemy URL as the driver itself takes it."""
     return re.sub(r"^postgresql\+\w+://", "postgresql://", storage)
+
+
+def _for_sqlalchemy(storage: str) -> str:
+    """The same as SQLAlchemy takes it, which else looks for another driver."""
+    return _plain(storage).replace("postgresql://", "postgresql+psycopg://")

@@ -240,7 +240,13 @@ class _Attempt:
             plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
             settled = Settled(plan.precision, plan.batch_parts, self.device.kind, self.device.num_threads)
             trial.set_user_attr("settled", dataclasses.asdict(settled))
-            name, tags = f"{self.task.study} {trial.number}", {"study": self.task.study, "trial": trial.number}
+            name = f"tune {plan.model.name} · "
+            if asked:
+                which = "own recipe" if asked["candidate"] == DEFAULT else f"trial {asked['candidate']} again"
+                name += f"{which} · seed {plan.seed}"
+            else:
+                name += f"trial {trial.number}"
+            tags = {"study": self.task.study, "trial": trial.number}
             pruned: optuna.TrialPruned | None = None
             with self.tracking.trial_run(self.task.run_id, name, tags | asked, point) as self.run_id:
                 trial.set_user_attr("run_id", self.run_id)
@@ -286,6 +292,7 @@ class _Attempt:
                     seconds = latencies(fitted.predict, self.splits.validation.images)
                 figures["latency"] = statistics.median(seconds)
             if "seed" in trial.user_attrs:
+                trial.set_user_attr("num_parameters", figures["parameters"])
                 trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))
             state = "complete"
         except optuna.TrialPruned:

@@ -226,7 +226,7 @@ def test_a_cells_run_and_its_parent_end_when_logging_is_broken_off(tracked, monk
     grid = made_grid()
     cell = measuring.Cell("mlp", 1.0, "cpu", "jax", "fit", "float32", 32, "auto")
     measured = {"epoch_seconds": [1.0], "conditions": {}}
-    with pytest.raises(error), runs.run(Benchmark()) as run_id:
+    with pytest.raises(error), runs.run(Benchmark(), "benchmark") as run_id:
         log.log_cell(cell, [measured], grid, None)
     assert mlflow.active_run() is None
     nested = tracked.client.search_runs([tracked.experiment], f"tags.mlflow.parentRunId = '{run_id}'")

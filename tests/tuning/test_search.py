@@ -74,7 +74,9 @@ def nested(store, run_id):
 
 def searched(store, run_id):
     """The runs of a search's own trials, that came to their end."""
-    return [run for run in nested(store, run_id) if "seed" not in run.data.tags and run.info.status == "FINISHED"]
+    return [
+        run for run in nested(store, run_id) if "candidate" not in run.data.tags and run.info.status == "FINISHED"
+    ]
 
 
 # One study: a command that is hung up on, one that is killed, one whose worker is killed, and one that goes on.
@@ -201,7 +203,7 @@ def test_the_best_are_trained_again_on_fresh_seeds_beside_the_default(store, sec
     *found, default = second["candidates"]
     assert (len(found), default["candidate"], default["search_accuracy"]) == (2, "default recipe", None)
     assert all(each["validation_accuracy"]["n"] == 2 for each in (*found, default))
-    fresh = [run for run in nested(store, second["run_id"]) if "seed" in run.data.tags]
+    fresh = [run for run in nested(store, second["run_id"]) if "candidate" in run.data.tags]
     assert {run.data.params["recipe.seed"] for run in fresh} == {"1", "2"}
     assert {run.data.params["recipe.seed"] for run in searched(store, second["run_id"])} == {"0"}
 
@@ -237,9 +239,19 @@ def test_the_run_of_the_study_carries_figures_plots_and_table(store, second):
     assert len(list(csv.DictReader(io.StringIO(table)))) == len(studies.trials(studies.find("one", AUTO)))
 
 
-def test_the_winner_is_registered_with_the_tags_of_its_study(store, second):
+def test_the_winner_is_registered_with_the_tags_of_its_study_and_a_card(store, second):
     name, version = second["registered"].split("/")
     registered = store.client.get_model_version(name, version)
+    winner = second["candidates"][0]
+    n = winner["test_accuracy"]["n"]
+    assert registered.description.startswith(
+        f"**{winner['test_accuracy']['mean']:.2%} test accuracy, mean of {n} "
+    )
+    training = store.client.get_run(registered.run_id)
+    assert f"/runs/{registered.run_id})" in registered.description
+    assert "test/confusion_matrix.png" in store.artifacts(registered.run_id)
+    assert f"{training.data.metrics['test/accuracy']:.4f}" == registered.tags["test.accuracy"]
+    assert training.info.run_name == f"tune mlp · {winner['candidate']} again · seed {registered.tags['seed']}"
     assert (registered.tags["study"], registered.tags["model"]) == ("one", "mlp")
     assert float(registered.tags["test.accuracy"]) > 0.2
 

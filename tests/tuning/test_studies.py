@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import optuna
 import pytest
@@ -259,6 +260,32 @@ def test_a_heart_goes_on_after_the_database_was_away(postgres, monkeypatch):
 
     study.optimize(objective, n_trials=1)
     assert [trial.state for trial in studies.trials(study)] == [TrialState.COMPLETE]
+
+
+def test_optunas_dashboard_is_given_an_address_that_opens_the_study_with_its_objectives_names(storage):
+    """As the dashboard opens it: a file is a journal, all else is SQLAlchemy's."""
+    name = f"watched-{storage[:4]}"
+    objectives = ("accuracy", "latency", "parameters")
+    attributes = {"identity": {"objective": ",".join(objectives)}}
+    studies.find_or_create(name, storage, objectives, attributes)
+    address = studies.location(name, storage)
+    opened = (
+        optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(address))
+        if Path(address).is_file()
+        else optuna.storages.RDBStorage(address, skip_compatibility_check=True, skip_table_creation=True)
+    )
+    study = optuna.load_study(study_name=name, storage=opened)
+    assert study.metric_names == ["validation accuracy", "latency in seconds", "parameters"]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+
+
+def test_a_study_whose_objectives_have_no_names_yet_is_opened_and_gets_them():
+    old = made_study("old", TrialState.COMPLETE)
+    old._storage.set_study_system_attr(old._study_id, "study:metric_names", None)
+    assert studies.find("old", AUTO).metric_names is None
+    again = studies.find_or_create("old", AUTO, ("accuracy",), {})
+    assert again.metric_names == ["validation accuracy"]
+    assert again.best_value == 0.5
 
 
 def test_a_password_is_not_shown():
