@@ -111,14 +111,16 @@ def discard_all(identity: Identity, epochs: int, *, but: Collection[str] = ()) -
 
 def rename(ids: Mapping[str, str]) -> None:
     """Has what is kept of runs, and what they came to, under other ids of runs and models."""
-    for folder in [each for each in _root().glob("*/") if each.name in ids]:
+    for folder in list(_root().glob("*/")) if ids else []:
         result = folder / RESULT
         if result.exists():
-            text = result.read_text()
+            text = known = result.read_text()
             for old, new in ids.items():
                 text = text.replace(old, new)
-            cache.write(result, text)
-        folder.replace(folder.with_name(ids[folder.name]))
+            if text != known:
+                cache.write(result, text)
+        if folder.name in ids:
+            folder.replace(folder.with_name(ids[folder.name]))
 
 
 def find(resume: str, identity: Identity, epochs: int) -> Found | None:

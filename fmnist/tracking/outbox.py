@@ -9,7 +9,6 @@ doesn't matter whether a request that got no answer was done.
 import json
 import os
 import pickle
-import re
 import secrets
 import shutil
 import sys
@@ -24,9 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import requests
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from fmnist import bundle, cache, checkpoint
 from fmnist.errors import FmnistError
+from fmnist.tracking import outbox_stores
+from fmnist.tracking.outbox_stores import ID, READS, WRITES
 
 if TYPE_CHECKING:
     from fmnist.tracking.standin import StandIn
@@ -39,25 +41,6 @@ DEFAULTS = {  # MLflow's own make a server that is away hold up a training for m
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-WRITES = {
-    "tracking": {
-        *("create_run", "update_run_info", "log_batch", "log_metric", "log_param", "set_tag", "delete_tag"),
-        *("log_inputs", "log_outputs", "record_logged_model", "create_logged_model", "log_logged_model_params"),
-        *("finalize_logged_model", "set_logged_model_tags", "delete_logged_model_tag"),
-    },
-    "registry": {
-        *("create_registered_model", "update_registered_model", "set_registered_model_tag"),
-        *("create_model_version", "update_model_version", "set_model_version_tag", "set_registered_model_alias"),
-    },
-}
-READS = {  # that a stand-in can answer; who has an alias, or which versions there are, only the server knows
-    "tracking": {
-        *("search_experiments", "get_experiment", "get_experiment_by_name", "get_run", "search_runs"),
-        *("get_metric_history", "get_logged_model", "search_logged_models"),
-    },
-    "registry": {"get_registered_model", "get_model_version", "get_model_version_download_uri"},
-}
-ID = re.compile(r"(?<![0-9a-f])(?:m-)?[0-9a-f]{32}(?![0-9a-f])")
 DELIVERED = "delivered late"
 
 
@@ -243,8 +226,8 @@ class Outbox:
                 self._export(stand_in, path)
         reason = str(error).split("\n")[0]
         print(
-            f"MLflow at {self.uri} did not come back ({reason[:200]}). All that was logged is kept; to import it, "
-            f"type: mlflow run . -e import -P bundle={path}",
+            f"MLflow at {self.uri} did not take what was logged ({reason[:200]}): it is kept. When the server is back, "
+            f"or into another store, type: mlflow run . -e import -P bundle={path}",
             file=sys.stderr,
         )
         return path
@@ -303,7 +286,13 @@ class Outbox:
         from fmnist.tracking import exports
 
         client = mlflow.MlflowClient(stand_in.uri, stand_in.uri)
-        exports.export(exports.find(["all"], client), to, client, small=False)
+        known = dict(_artifact_repos_cache)  # by ids, whatever the store
+        _artifact_repos_cache.clear()
+        try:
+            exports.export(exports.find(["all"], client), to, client, small=False)
+        finally:
+            _artifact_repos_cache.clear()
+            _artifact_repos_cache.update(known)
 
     def _go_away(self, error: Exception) -> None:
         self._away = error
@@ -353,7 +342,7 @@ class Outbox:
                 file.seek(state["read"].get(journal.name, 0))
                 while True:
                     try:
-                        entry = pickle.load(file)  # noqa: S301  # our own
+                        entry = pickle.load(file)  # our own
                     except (EOFError, pickle.UnpicklingError):  # another process is at writing it
                         break
                     if entry[0] == "experiment":
@@ -423,8 +412,6 @@ def enter(uri: str) -> None:
     else:
         _current = Outbox(uri, root / secrets.token_hex(8), owner=True)
         os.environ[FOLDER_VARIABLE] = str(_current.folder)
-    from fmnist.tracking import outbox_stores
-
     outbox_stores.register(current)
 
 
@@ -466,7 +453,7 @@ def _is_away(error: Exception) -> bool:
     else:
         response = getattr(error, "response", None)
         status = 503 if response is None else response.status_code
-    return status >= 500 or status == 429
+    return bool(status >= 500 or status == 429)
 
 
 def _id_of(answer: Any) -> str:
@@ -486,7 +473,7 @@ def _translated(arguments: dict[str, Any], ids: Mapping[str, str]) -> dict[str, 
     for old, new in ids.items():
         if ID.fullmatch(old):  # as long as the new one: the form of the bytes stays
             raw = raw.replace(old.encode(), new.encode())
-    changed: dict[str, Any] = pickle.loads(raw)  # noqa: S301  # made here
+    changed: dict[str, Any] = pickle.loads(raw)  # made here
     version = ids.get(f"{changed.get('name')}/{changed.get('version')}")
     return changed | {"version": version.rpartition("/")[2]} if version else changed
 

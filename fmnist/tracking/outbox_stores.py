@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlflow
 from mlflow.store.artifact import artifact_repository_registry as repositories
@@ -14,13 +15,37 @@ from mlflow.tracking._model_registry import utils as registries
 from mlflow.tracking._tracking_service import utils as services
 from mlflow.utils.credentials import get_default_host_creds
 
-from fmnist.tracking.outbox import ID, READS, WRITES
+WRITES = {
+    "tracking": {
+        *("create_run", "update_run_info", "log_batch", "log_metric", "log_param", "set_tag", "delete_tag"),
+        *("log_inputs", "log_outputs", "record_logged_model", "create_logged_model", "log_logged_model_params"),
+        *("finalize_logged_model", "set_logged_model_tags", "delete_logged_model_tag"),
+    },
+    "registry": {
+        *("create_registered_model", "update_registered_model", "set_registered_model_tag"),
+        *("create_model_version", "update_model_version", "set_model_version_tag", "set_registered_model_alias"),
+    },
+}
+READS = {  # that a stand-in can answer; who has an alias, or which versions there are, only the server knows
+    "tracking": {
+        *("search_experiments", "get_experiment", "get_experiment_by_name", "get_run", "search_runs"),
+        *("get_metric_history", "get_logged_model", "search_logged_models"),
+    },
+    "registry": {"get_registered_model", "get_model_version", "get_model_version_download_uri"},
+}
+ID = re.compile(r"(?<![0-9a-f])(?:m-)?[0-9a-f]{32}(?![0-9a-f])")
 
-if TYPE_CHECKING:
-    from fmnist.tracking.outbox import Outbox
+
+class Outbox(Protocol):
+    """What calls go through; `fmnist.tracking.outbox` has it."""
+
+    def call(self, kind: str, name: str, ask: Callable[..., Any], arguments: dict[str, Any]) -> Any: ...
+    def send(self, of: str, below: str, local: str, path: str | None, upload: Callable[[], None]) -> None: ...
+    def fetch(self, of: str, below: str, name: str, arguments: Any, ask: Callable[[], Any]) -> Any: ...
+    def there(self, of: str) -> str: ...
 
 
-def register(current: Callable[[], "Outbox | None"]) -> None:
+def register(current: Callable[[], Outbox | None]) -> None:
     """Has MLflow go through an outbox, as long as there is one, wherever it would go to a server."""
     tracking, registry = _through("tracking", TrackingStore, current), _through("registry", RegistryStore, current)
 
@@ -39,7 +64,7 @@ def register(current: Callable[[], "Outbox | None"]) -> None:
     repositories._artifact_repository_registry.register("mlflow-artifacts", repository)
 
 
-def _through(kind: str, store: type[Any], current: Callable[[], "Outbox | None"]) -> type[Any]:
+def _through(kind: str, store: type[Any], current: Callable[[], Outbox | None]) -> type[Any]:
     """A store's class, of which an outbox sees the calls that write, or that it can answer."""
 
     def method(name: str) -> Callable[..., Any]:
