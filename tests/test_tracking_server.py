@@ -11,18 +11,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
 import pytest
-from conftest import ROOT, Store, _is_free
+from conftest import Store, _is_free
+from mlflow.entities import LoggedModelOutput
 
-from fmnist import bundle
+import fmnist.data
+import fmnist.models  # noqa: F401  # the names that settings may have
 from fmnist.settings import Train
-from fmnist.tracking import bundles, models, outbox, runs
+from fmnist.tracking import outbox, runs
 
 SETTINGS = {"dataset": "synthetic", "model": "mlp", "epochs": 2, "device": "cpu", "resume": ""}
 
@@ -155,3 +157,118 @@ def test_a_server_that_is_killed_and_started_again_during_a_training_gets_all_of
     assert "MLmodel" in server.files(
         server.client.get_logged_model(version.source.split("/")[-1]).artifact_location
     )
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """Hands requests on to the server, but for those of a list: they fail, or are done and get no answer."""
+
+    port: int
+    faults: dict[
+        str, list[str]
+    ]  # by a part of the address: what becomes of the next ones; then they are handed on
+    met: Counter[str]
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        part = next((each for each in self.faults if each in self.path and self.command != "GET"), "")
+        fault = self.faults[part].pop(0) if part and self.faults[part] else "pass"
+        self.met[fault] += 1
+        if fault == "fail":
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port)) as there:
+            there.request(self.command, self.path, body, dict(self.headers) | {"Host": f"127.0.0.1:{self.port}"})
+            answer = there.getresponse()
+            content = answer.read()
+        if fault == "drop":
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def faulty(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
+    """MLflow in this process on the server, by a way on which requests are lost; each call tries to deliver."""
+    methods = {f"do_{name}": Faulty.answer for name in ("GET", "POST", "PUT", "PATCH", "DELETE")}
+    handler = type("Handler", (Faulty,), {"port": server.port, "faults": {}, "met": Counter(), **methods})
+    between = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=between.serve_forever, daemon=True).start()
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", server.experiment())
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{between.server_port}")
+    try:
+        yield handler
+    finally:
+        mlflow.set_tracking_uri(None)
+        between.shutdown()
+        between.server_close()
+        for name in (*outbox.DEFAULTS, outbox.FOLDER_VARIABLE):
+            os.environ.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore::fmnist.tracking.outbox.ServerAwayWarning")
+def test_what_gets_no_answer_or_fails_for_a_while_is_there_once(server, faulty, tmp_path):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"0123456789")
+    with runs.run(Train(), "parent") as parent:
+        faulty.faults |= {
+            "runs/create": ["drop", "fail", "pass", "drop"],
+            "runs/log-batch": ["drop", "fail", "pass", "drop"],
+            "runs/set-tag": ["drop", "pass", "fail"],
+            "runs/update": ["drop", "fail"],
+            "runs/outputs": ["drop"],
+            "mlflow-artifacts/artifacts": ["drop", "fail", "pass", "drop"],
+            "logged-models": ["drop", "drop", "fail"],
+            "registered-models/create": ["drop"],
+            "model-versions/create": ["drop", "fail"],
+        }
+        for number in (1, 2):
+            with runs.nested_run(f"child {number}", "train") as child:
+                for step in range(3):
+                    mlflow.log_metrics({"loss": 1 / (step + 1), "accuracy": step / 10}, step=step)
+                    mlflow.log_text(f"step {step}", f"texts/{step}.txt")
+                mlflow.log_param("number", number)
+                mlflow.set_tag("colour", "green")
+                mlflow.log_table({"a": [number]}, "table.json")
+                client = mlflow.MlflowClient()
+                model = client.create_logged_model(
+                    os.environ["MLFLOW_EXPERIMENT_ID"], name="model", source_run_id=child
+                )
+                client.log_model_artifact(model.model_id, str(weights))
+                client.finalize_logged_model(model.model_id, "READY")
+                mlflow.log_outputs(models=[LoggedModelOutput(model.model_id, 0)])
+                mlflow.register_model(f"models:/{model.model_id}", "faulty")
+    told = outbox.told({"run_id": parent, "child": child})
+    assert faulty.met["drop"] >= 8
+    assert faulty.met["fail"] >= 6
+    assert told["tracking"] == "delivered late"
+    there = server.client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
+    assert sorted(run.info.run_name for run in there) == ["child 1", "child 2", "parent"]
+    assert {run.info.status for run in there} == {"FINISHED"}
+    assert told["run_id"] in {run.info.run_id for run in there}
+    assert told["child"] in {run.info.run_id for run in there}
+    for run in (run for run in there if run.info.run_name != "parent"):
+        for key in ("loss", "accuracy"):
+            points = server.client.get_metric_history(run.info.run_id, key)
+            assert [point.step for point in points] == [0, 1, 2]
+        assert run.data.params["number"] == run.info.run_name[-1]
+        assert run.data.tags["mlflow.parentRunId"] == told["run_id"]
+        assert run.data.tags["colour"] == "green"
+        assert server.files(run.info.artifact_uri) == ["table.json", *(f"texts/{n}.txt" for n in range(3))]
+        (output,) = run.outputs.model_outputs
+        model = server.client.get_logged_model(output.model_id)
+        assert (model.source_run_id, model.status.value) == (run.info.run_id, "READY")
+        assert server.files(model.artifact_location) == ["weights.bin"]
+    assert len(server.client.search_logged_models([os.environ["MLFLOW_EXPERIMENT_ID"]])) == 2
+    versions = server.client.search_model_versions("name = 'faulty'")
+    assert len({version.source for version in versions}) == len(versions) == 2

@@ -28,7 +28,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from fmnist import bundle, cache, checkpoint
 from fmnist.errors import FmnistError
 from fmnist.tracking import outbox_stores
-from fmnist.tracking.outbox_stores import ID, READS, WRITES
+from fmnist.tracking.outbox_stores import FIRST_VERSION, ID, READS, WRITES
 
 if TYPE_CHECKING:
     from fmnist.tracking.standin import StandIn
@@ -77,6 +77,10 @@ class Outbox:
                 return ask(**arguments)
             self.try_to_deliver()
             doubtful = False
+            if name == "set_logged_model_tags":
+                arguments["tags"] = [each for each in arguments["tags"] if not _tells_provisional_version(each)]
+                if not arguments["tags"]:
+                    return None
             if not self._away:
                 try:
                     if name in ("create_run", "create_logged_model"):
@@ -226,8 +230,8 @@ class Outbox:
                 self._export(stand_in, path)
         reason = str(error).split("\n")[0]
         print(
-            f"MLflow at {self.uri} did not take what was logged ({reason[:200]}): it is kept. When the server is back, "
-            f"or into another store, type: mlflow run . -e import -P bundle={path}",
+            f"MLflow at {self.uri} did not take what was logged ({reason[:200]}): it is kept. When the server is "
+            f"back, or for another store, type: mlflow run . -e import -P bundle={path}",
             file=sys.stderr,
         )
         return path
@@ -312,7 +316,8 @@ class Outbox:
             self._known.add(experiment_id)
 
     def _know_run(self, run: Any) -> None:
-        if run.info.run_id not in self._known:
+        ours = self._state()["ids"].values()  # the stand-in has those under their first ids
+        if run.info.run_id not in {*self._known, *ours}:
             self._know_experiment(run.info.experiment_id)
             self._note(("run", run))
             self._known.add(run.info.run_id)
@@ -463,6 +468,13 @@ def _id_of(answer: Any) -> str:
     if hasattr(answer, "version"):
         return f"{answer.name}/{answer.version}"
     return str(getattr(answer, "model_id", ""))
+
+
+def _tells_provisional_version(tag: Any) -> bool:
+    """Whether a tag of a model tells a number that no server gave; where it gets one, the server tells that."""
+    if tag.key != "mlflow.modelVersions":
+        return False
+    return any(int(each["version"]) >= FIRST_VERSION for each in json.loads(tag.value))
 
 
 def _translated(arguments: dict[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mlflow.tracking._model_registry import utils as registries
 from mlflow.tracking._tracking_service import utils as services
 from mlflow.utils.credentials import get_default_host_creds
 
+FIRST_VERSION = 1_000_000  # of those that no server has counted
 WRITES = {
     "tracking": {
         *("create_run", "update_run_info", "log_batch", "log_metric", "log_param", "set_tag", "delete_tag"),

@@ -19,8 +19,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingSt
 from sqlalchemy import event
 
 from fmnist import cache
+from fmnist.tracking.outbox_stores import FIRST_VERSION
 
-FIRST_VERSION = 1_000_000
 _MADE = {
     "create_run": (SqlRun, "run_uuid", "artifact_uri"),
     "create_logged_model": (SqlLoggedModel, "model_id", "artifact_location"),
