@@ -23,8 +23,9 @@ from mlflow.entities import LoggedModelOutput
 
 import fmnist.data
 import fmnist.models  # noqa: F401  # the names that settings may have
+from fmnist import bundle
 from fmnist.settings import Train
-from fmnist.tracking import outbox, runs
+from fmnist.tracking import bundles, outbox, runs
 
 SETTINGS = {"dataset": "synthetic", "model": "mlp", "epochs": 2, "device": "cpu", "resume": ""}
 
@@ -272,3 +273,36 @@ def test_what_gets_no_answer_or_fails_for_a_while_is_there_once(server, faulty, 
     assert len(server.client.search_logged_models([os.environ["MLFLOW_EXPERIMENT_ID"]])) == 2
     versions = server.client.search_model_versions("name = 'faulty'")
     assert len({version.source for version in versions}) == len(versions) == 2
+
+
+def test_a_server_that_never_comes_back_leaves_a_bundle_that_holds_the_whole_training(server, new_store):
+    experiment = server.experiment()
+    seconds = {"FMNIST_DELIVERY_SECONDS": "1"}
+    done = train(server, experiment, server.kill, seconds, repeats=2, registered_model="kept")
+    (line,) = [line for line in done.stderr.splitlines() if "mlflow run . -e import" in line]
+    (path,) = server.store.folder.glob("kept-*.zip")
+    assert line.endswith(f"-P bundle={path}")
+    assert "Traceback" not in done.stderr
+    assert done.result["tracking"] == f"kept: {path}"
+    assert done.result["registered"] is None
+    store = new_store()
+    with bundle.unpacked(path) as folder:
+        ids = bundles.bring(folder, store.client)
+    name = server.client.get_experiment(experiment).name
+    here = store.client.get_experiment_by_name(name).experiment_id
+    (command, *_) = check_complete(store.client, here, num_seeds=2)
+    assert ids[done.result["run_id"]] == command.info.run_id
+    (version,) = store.client.search_model_versions("name = 'kept'")
+    assert version.tags["dataset"] == "synthetic"
+
+
+def test_a_command_that_cannot_begin_is_refused_in_one_line(server, tmp_path):
+    away = server.environment | {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    command = [sys.executable, "-m", "entry_points.preprocess", "--dataset", "synthetic"]
+    done = subprocess.run(command, cwd=tmp_path, env=away, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "MLflow at http://127.0.0.1:9 doesn't answer" in done.stderr

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "FMNIST_OUTBOX"  # of a command, for the processes that it starts
 SECONDS_VARIABLE = "FMNIST_DELIVERY_SECONDS"  # for which the end of a command waits for a server
 DELIVERY_SECONDS, RETRY_SECONDS, PROBE_SECONDS = 60.0, 5.0, 3
+NEW_SECONDS = 60  # a folder as new may be one that another process is at making
 DEFAULTS = {  # MLflow's own make a server that is away hold up a training for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -216,6 +217,24 @@ class Outbox:
             self.ids = state["ids"]
             self._owning.release()
             shutil.rmtree(self.folder)
+
+    def take_over(self) -> None:
+        """Sends what a command kept that was killed before it could, or drops what nobody needs."""
+        self._owning = cache.hold(self.folder / "owner.lock")
+        if not self._owning:
+            return
+        kept, server = any(self.folder.glob("kept-*")), self.folder / "server"
+        try:
+            if kept and server.read_text() == self.uri:
+                self.deliver()
+                checkpoint.rename(self._state()["ids"])
+                kept = False
+        except (mlflow.MlflowException, requests.RequestException, FmnistError, OSError):
+            return  # it stays for another time
+        finally:
+            self._owning.release()
+            if not kept:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _leave(self, error: Exception) -> Path:
         """Leaves all that is kept as a bundle, and says how to import it."""
@@ -410,14 +429,18 @@ def enter(uri: str) -> None:
         return
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    outbox_stores.register(current)
     shared = os.environ.get(FOLDER_VARIABLE, "")
-    root = cache.folder() / "outbox"
     if shared and Path(shared).exists():
         _current = Outbox(uri, Path(shared), owner=False)
-    else:
-        _current = Outbox(uri, root / secrets.token_hex(8), owner=True)
-        os.environ[FOLDER_VARIABLE] = str(_current.folder)
-    outbox_stores.register(current)
+        return
+    root = cache.folder() / "outbox"
+    for folder in root.glob("*/"):
+        if time.time() - folder.stat().st_mtime > NEW_SECONDS:
+            _current = Outbox(uri, folder, owner=True)
+            _current.take_over()
+    _current = Outbox(uri, root / secrets.token_hex(8), owner=True)
+    os.environ[FOLDER_VARIABLE] = str(_current.folder)
 
 
 def current() -> Outbox | None:
