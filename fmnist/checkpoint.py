@@ -123,6 +123,11 @@ def rename(ids: Mapping[str, str]) -> None:
             folder.replace(folder.with_name(ids[folder.name]))
 
 
+def unreadable() -> list[Path]:
+    """What is kept of runs that can't be gone on from, and that no process is at."""
+    return [each for each in _root().glob("*/") if not _about(each) and not cache.is_held(each / "lock")]
+
+
 def find(resume: str, identity: Identity, epochs: int) -> Found | None:
     """The run to go on from.
 

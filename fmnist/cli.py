@@ -61,7 +61,9 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         _fail(str(error))
     except Refused as decision:
         _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
-        _print_result(_told(decision.result))
+        told = _told(decision.result)
+        _print_result(told)
+        _say_what_next(told)
         print(f"refused: {decision}", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
@@ -71,8 +73,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         sys.stderr.flush()
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     _print_result(result)
-    if sys.stderr.isatty():
-        _say_what_next(result)
+    _say_what_next(result)
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +89,14 @@ def _print_result(result: dict[str, Any]) -> None:
 
 
 def _say_what_next(result: dict[str, Any]) -> None:
-    run = os.environ.get("FMNIST_RUN", "")
-    pages = f"{run}ui" if run else "mlflow ui"
-    print(f"Next: {pages}, and run {result.get('run_id')} in it", file=sys.stderr)
-    if result.get("registered"):
+    """Says where a run is to be seen and compared, and to a person how to serve the model that came of it."""
+    if "run_id" in result and "mlflow" in sys.modules:  # else nothing was tracked
+        from fmnist.tracking import pages
+
+        print("\n".join(pages.after(result["run_id"])), file=sys.stderr)
+    if result.get("registered") and sys.stderr.isatty():
         serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
-        print(f"The model is {result['registered']}; to serve it: {run}{serve}", file=sys.stderr)
+        print(f"Serve:   {os.environ.get('FMNIST_RUN', '')}{serve}", file=sys.stderr)
 
 
 def _command(settings: type[Any]) -> click.Command:

@@ -112,6 +112,15 @@ def conditions(device: Device, backend: str, *, batch_parts: int, xla: bool) -> 
     return Conditions(batch_parts, intra, inter, device.deterministic, xla, tf32)
 
 
+def try_out() -> None:
+    """Computes a convolution, as the first layer of a model would; to be called after `select`."""
+    import keras
+    import numpy as np
+
+    image, kernel = np.ones((1, 8, 8, 1), np.float32), np.ones((3, 3, 1, 1), np.float32)
+    keras.ops.convert_to_numpy(keras.ops.conv(image, kernel))
+
+
 def batch_parts(device: Device, backend: str, precision: str) -> int:
     """In how many parts the compiled trainer is to work on a batch side by side, each on a thread of its own.
 

@@ -276,6 +276,31 @@ class Promote:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Do a training again, and say whether it comes to the same: bit for bit, or within the spread of seeds."""
+
+    run: str = option("", "id of the run: a training, one of its seeds or their parent, a trial")
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    device: str = option(AUTO, "where to compute; auto: on what the run was trained on", choices=(AUTO, *DEVICES))
+    repeats: int = option(1, "seeds to train, from the run's own on, so that their spread is known", minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.run.strip():
+            raise FmnistError("run: expected the id of a run, as `mlflow ui` shows it; type -P run=ID")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Look whether all is there that a training needs, and say what to type where it isn't."""
+
+    fix: bool = option(False, "mend what can safely be mended", choices=("true", "false"))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Main:
     """Preprocess, train, evaluate and promote in one go; what was done already is not done again."""
 

@@ -35,6 +35,22 @@ def spread(values: Sequence[float]) -> Spread:
     return replace(known, std=std, ci95_low=mean - half, ci95_high=mean + half)
 
 
+def difference_band(values: Sequence[float], *, num_compared: int) -> float:
+    """What the difference of two more such values stays within in 95 of 100 cases.
+
+    By Student's t, for values that are spread normally; Bonferroni's correction lets it hold for several figures
+    at once.
+
+    Args:
+        values: At least two of one kind, each on its own.
+        num_compared: How many figures that is.
+    """
+    from scipy import special
+
+    quantile = float(special.stdtrit(len(values) - 1, 1 - 0.025 / num_compared))
+    return quantile * statistics.stdev(values) * math.sqrt(2)
+
+
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """The interval that covers a share in 95 of 100 such samples, from `hits` of `n`.
 

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING shows is so: its diffs apply, and what they add is trained like all the rest."""
+"""What docs/add-a-model.md shows is so: its diffs apply, and what they add is trained like all the rest."""
 
 import re
 import shutil
@@ -8,11 +8,13 @@ import sys
 from conftest import ROOT
 
 
-def test_the_model_and_the_dataset_that_contributing_adds_are_trained(new_store):
+def test_the_model_and_the_dataset_that_the_page_adds_are_trained(new_store):
     store = new_store()
     for folder in ("fmnist", "entry_points"):
         shutil.copytree(ROOT / folder, store.folder / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    diffs = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE)
+    diffs = re.findall(
+        r"^```diff\n(.*?)^```", (ROOT / "docs" / "add-a-model.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     assert len(diffs) == 2
     for diff in diffs:
         apply = ["git", "apply", "--recount", "-"]

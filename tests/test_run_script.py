@@ -41,10 +41,10 @@ def test_an_environment_that_is_not_its_own_is_left_alone(tmp_path):
     assert not (tmp_path / ".venv.lock").exists()
 
 
-def test_a_command_ends_on_a_terminal_with_what_to_look_at_next(new_store):
+def test_a_command_ends_with_the_addresses_of_its_run_and_of_what_to_compare_it_with(new_store):
     store = new_store()
     leader, follower = pty.openpty()
-    environment = store.environment | {"FMNIST_RUN": "./run "}
+    environment = store.environment | {"FMNIST_RUN": "./run ", "MLFLOW_PORT": "1"}  # where nothing answers
     command = [sys.executable, "-m", "entry_points.preprocess", "-P", "dataset=synthetic"]
     with subprocess.Popen(
         command, cwd=store.folder, env=environment, stdout=subprocess.PIPE, stderr=follower, text=True
@@ -56,7 +56,12 @@ def test_a_command_ends_on_a_terminal_with_what_to_look_at_next(new_store):
             said += chunk
     run_id = store.client.search_runs([store.experiment])[0].info.run_id
     assert run_id in result
-    assert f"Next: ./run ui, and run {run_id} in it" in said.decode()
+    path = f"experiments/{store.experiment}/runs"
+    assert said.decode().splitlines()[-3:] == [
+        "Type ./run ui, then look at",
+        f"Run:     http://127.0.0.1:1/#/{path}/{run_id}?workflowType=machine_learning",
+        f"Compare: http://127.0.0.1:1/#/{path}?workflowType=machine_learning",
+    ]
 
 
 def read(terminal: int) -> bytes:

@@ -24,6 +24,8 @@ ENTRY_POINTS = {
     "evaluate": settings.Evaluate,
     "promote": settings.Promote,
     "main": settings.Main,
+    "reproduce": settings.Reproduce,
+    "doctor": settings.Doctor,
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

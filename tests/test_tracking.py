@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, Store
 from mlflow import MlflowClient
 
@@ -110,6 +111,14 @@ def test_the_test_figures_are_logged_and_agree_with_the_tables(store, run, resul
     np.testing.assert_allclose(recalls, np.diagonal(confusion) / confusion.sum(axis=1))
 
 
+def test_each_answer_on_the_test_split_is_kept_with_its_probability(store, run, result):
+    with np.load(store.folder / "artifacts" / run.info.run_id / "artifacts" / "test" / "predictions.npz") as kept:
+        label, predicted, probability = (kept[name] for name in ("label", "predicted", "probability"))
+    assert (label == predicted).mean() == pytest.approx(result["test_accuracy"])
+    assert predicted.dtype == np.uint8
+    assert ((probability > 0.1) & (probability <= 1)).all()
+
+
 def test_the_device_and_the_versions_are_those_really_used(run):
     tags = run.data.tags
     assert (tags["device"], tags["device.name"]) == ("cpu", machine.cpu_name())
@@ -138,7 +147,7 @@ def test_the_artifacts_are_there(store, result):
     expected = {
         *("learning_curves.png", "model_summary.txt", "data/manifest.json", "test/per_class.json"),
         *("test/confusion_matrix.png", "test/confusion_matrix.csv"),
-        *("test/predictions.png", "test/confident_mistakes.png"),
+        *("test/predictions.png", "test/predictions.npz", "test/confident_mistakes.png"),
     }
     found = store.artifacts(result["run_id"])
     assert expected <= found
@@ -185,7 +194,7 @@ def test_the_version_has_a_card_with_its_figures_and_pictures_that_are_there(sto
     ):
         assert words in card
     pictures = [dict(parse_qsl(query)) for query in re.findall(r"!\[[^]]+\]\(get-artifact\?(\S+)\)", card)]
-    assert len(pictures) == 2
+    assert len(pictures) == 1
     for picture in pictures:
         assert picture["run_uuid"] == run.info.run_id
         assert picture["path"] in store.artifacts(run.info.run_id)
@@ -371,7 +380,8 @@ def test_six_processes_that_open_a_fresh_store_at_once_all_succeed_even_if_a_sev
     messages = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL, *[0] * 6], messages
     store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    assert [each.name for each in store.search_experiments()] == ["Default"]
+    described = yaml.safe_load((ROOT / "mlruns_template" / "experiments.yaml").read_text())["experiments"]
+    assert sorted(each.name for each in store.search_experiments()) == sorted(described)
 
 
 def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_alike_under_tensorflow(

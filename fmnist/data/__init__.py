@@ -1,5 +1,6 @@
 """The door to the data: the splits of a named dataset, prepared now or earlier."""
 
+import json
 import os
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS
 from fmnist.settings import SPLITS, Validation
 
-__all__ = ["SPLITS", "DuplicatesWarning", "Split", "Splits", "SyntheticFallback", "load"]
+__all__ = ["SPLITS", "DuplicatesWarning", "Split", "Splits", "SyntheticFallback", "load", "prepared"]
 
 
 class SyntheticFallback(UserWarning):
@@ -69,3 +70,12 @@ def load(dataset: str, *, data_dir: str, validation: Validation, seed: int) -> S
             text = f"{count} images stand both in {pair.replace('_', ' and ')}"
             warnings.warn(text, DuplicatesWarning, stacklevel=2)
     return Splits(splits.train, splits.validation, splits.test, names, splits.manifest | fallback)
+
+
+def prepared(digest: str) -> Splits | None:
+    """The splits of that digest, if they were prepared here before; nothing is fetched."""
+    for file in (cache.folder() / "prepared").glob("*/manifest.json"):
+        if f'"{digest}"' in file.read_text():
+            name = json.loads(file.read_text())["dataset"]
+            return read_prepared(file.parent, DATASETS[name].class_names)
+    return None

@@ -46,6 +46,7 @@ class Dataset:
 
 
 Find = Callable[[Folder | None], Source]
+WHOLE, MISSING, HARMED = "whole", "missing", "harmed, or another dataset's"
 
 
 class DataDirWarning(UserWarning):
@@ -128,9 +129,23 @@ _OFFICIAL = {
 }
 
 
+def official(name: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The SHA-256 of each of a published dataset's files, and the mirrors that have them."""
+    found = _OFFICIAL[name]
+    return {f"{file}.gz": each for file, each in zip(idx.FILES, found.hashes, strict=True)}, found.mirrors
+
+
+def states(name: str, folder: Path) -> dict[str, str]:
+    """Of each of a published dataset's files whether a folder has it: `WHOLE`, `MISSING` or `HARMED`."""
+    hashes, _ = official(name)
+    return {
+        file: WHOLE if _is_official(folder / file, expected) else HARMED if (folder / file).is_file() else MISSING
+        for file, expected in hashes.items()
+    }
+
+
 def _find_official(name: str, folder: Folder | None) -> Source:
-    official = _OFFICIAL[name]
-    hashes = {f"{file}.gz": expected for file, expected in zip(idx.FILES, official.hashes, strict=True)}
+    hashes, mirrors = official(name)
     if folder:
         for path in (folder.path, folder.path / name):
             wrong = [file for file in hashes if not _is_official(path / file, hashes[file])]
@@ -147,7 +162,7 @@ def _find_official(name: str, folder: Folder | None) -> Source:
         text = f"FMNIST_DATA_DIR is passed over for {name}: {told}; going on to the cache and the mirrors"
         warnings.warn(text, DataDirWarning, stacklevel=2)
     downloads = cache.folder() / "downloads" / name
-    fetch(downloads, hashes, official.mirrors)
+    fetch(downloads, hashes, mirrors)
     return _official_source(downloads, hashes)
 
 
@@ -159,8 +174,8 @@ def _official_source(folder: Path, hashes: dict[str, str]) -> Source:
     return Source(hashes, partial(idx.read_four, {file: folder / f"{file}.gz" for file in idx.FILES}))
 
 
-for _name, _official in _OFFICIAL.items():
-    dataset(_name, class_names=_official.class_names)(partial(_find_official, _name))
+for _name, _published in _OFFICIAL.items():
+    dataset(_name, class_names=_published.class_names)(partial(_find_official, _name))
 
 
 @dataset("synthetic", class_names=_GARMENTS)

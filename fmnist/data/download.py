@@ -47,6 +47,15 @@ def fetch(folder: Path, hashes: Mapping[str, str], mirrors: Sequence[str]) -> No
         _fetch_one(path, expected, mirrors)
 
 
+def reachable(mirrors: Sequence[str], name: str) -> str | None:
+    """The first mirror that says that it has a file, if one does."""
+    for mirror in mirrors:
+        head = urllib.request.Request(f"{mirror}/{name}", headers={"User-Agent": "fmnist"}, method="HEAD")
+        with suppress(OSError, HTTPException), urllib.request.urlopen(head, timeout=TIMEOUT_SECONDS):
+            return mirror
+    return None
+
+
 def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
     failures = []
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -35,22 +37,64 @@ def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str], *
     """A heat map: for each true class (row), the share in percent that was taken for each class."""
     figure = Figure(figsize=(8.5, 7.2), layout="constrained")
     panel = figure.subplots()
-    percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    mesh = panel.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
-    for row, column in zip(*np.nonzero(confusion), strict=True):
-        value = percent[row, column]
-        color = "white" if value > 50 else "#303030"
-        panel.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-    places = np.arange(len(class_names)) + 0.5
-    panel.set_xticks(places, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
-    panel.set_yticks(places, labels=class_names)
-    panel.set(aspect="equal", xlabel="predicted", ylabel="true")
-    panel.invert_yaxis()
-    panel.tick_params(length=0)
-    panel.spines[:].set_visible(False)
+    mesh = _draw_confusion(panel, confusion, class_names, digits=1)
+    panel.set(xlabel="predicted", ylabel="true")
     panel.set_title(f"{split} accuracy {np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,} images")
     bar = figure.colorbar(mesh, ax=panel, label="% of the true class", shrink=0.7)
     bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_confusion(
+    panel: Axes, confusion: NDArray[np.int64], class_names: Sequence[str], *, digits: int, fontsize: float = 8
+) -> QuadMesh:
+    """Draws a confusion matrix: the shares of each row in percent, with so many digits behind the point."""
+    percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    mesh = panel.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
+    for row, column in zip(*np.nonzero(percent >= 0.5 * 10.0**-digits), strict=True):
+        value = percent[row, column]
+        color = "white" if value > 50 else "#303030"
+        text = f"{value:.{digits}f}"
+        panel.text(column + 0.5, row + 0.5, text, color=color, fontsize=fontsize, ha="center", va="center")
+    places = np.arange(len(class_names)) + 0.5
+    panel.set_xticks(places, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
+    panel.set_yticks(places, labels=class_names)
+    panel.set(aspect="equal")
+    panel.invert_yaxis()
+    panel.tick_params(length=0, labelsize=fontsize)
+    panel.spines[:].set_visible(False)
+    return mesh
+
+
+def card(
+    confusion: NDArray[np.int64],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    predicted: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> Figure:
+    """The confusion matrix beside up to 20 mistakes, small enough for the page of a model version.
+
+    Args:
+        confusion: Counts, `(true, predicted)`.
+        images: Of the mistakes, `(batch, 28, 28)`.
+        labels: Their true classes, `(batch,)`.
+        predicted: What they were taken for, `(batch,)`.
+        class_names: Of the classes, in their order.
+    """
+    figure = Figure(figsize=(8.2, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    _draw_confusion(left, confusion, class_names, digits=0, fontsize=6.5)
+    left.set_title("% of each true class (row), as predicted", fontsize=8)
+    columns, height = 5, 1.42
+    for place, (image, label, answer) in enumerate(zip(images[:20], labels, predicted, strict=False)):
+        x, y = 1.15 * (place % columns), height * (place // columns) + 0.36
+        draw_image(right, image, left=x, top=y)
+        right.text(x, y - 0.19, class_names[answer], color=WRONG, fontsize=6, va="bottom")
+        right.text(x, y - 0.01, f"is {class_names[label]}", color=RIGHT, fontsize=6, va="bottom")
+    right.set(xlim=(-0.05, 1.15 * columns), ylim=(4 * height + 0.1, 0), aspect="equal")
+    right.set_title("its surest mistakes", fontsize=8)
+    right.axis("off")
     return figure
 
 

@@ -70,8 +70,7 @@ def model_card(result: Mapping[str, Any], version: str, experiment_id: str) -> s
             "",
             f"Serve it: `mlflow models serve -m models:/{version} --env-manager local`",
             "",
-            _picture("confusion matrix", "test/confusion_matrix.png", run_id),
-            _picture("the surest mistakes", "test/confident_mistakes.png", run_id),
+            _picture("confusion matrix and the surest mistakes", "test/card.png", run_id),
         ]
     )
 

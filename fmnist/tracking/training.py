@@ -187,8 +187,20 @@ def log_test_pictures(run_id: str, test: "Evaluation", probabilities: NDArray[np
     names, labels = splits.class_names, splits.test.labels
     log_by_class(test, names, "test", run_id=run_id)
     log_figure(plots.confusion_matrix(test.confusion, names), "test/confusion_matrix.png", run_id=run_id)
+    answers = {
+        "label": labels,
+        "predicted": probabilities.argmax(axis=1).astype(np.uint8),
+        "probability": probabilities.max(axis=1),
+    }
+    with TemporaryDirectory() as folder:
+        kept = Path(folder) / "predictions.npz"
+        np.savez_compressed(kept, **answers)
+        mlflow.MlflowClient().log_artifact(run_id, str(kept), "test")
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:NUM_SHOWN]
+    taken_for = probabilities[surest].argmax(axis=1)
+    card = plots.card(test.confusion, splits.test.images[surest], labels[surest], taken_for, names)
+    log_figure(card, "test/card.png", run_id=run_id)
     for chosen, title, file in (
         (np.arange(min(NUM_SHOWN, len(labels))), "the first test images", "test/predictions.png"),
         (surest, f"the most confident of {len(wrong):,} mistakes", "test/confident_mistakes.png"),

@@ -1,0 +1,32 @@
+"""From a photograph of a garment to an image in the dataset's form: 28x28, grey, light on black.
+
+`read` opens a file, `prepare` cuts the garment out and brings it into form. All choices in here were made
+on photographs that are no part of the repository; `docs/photos.md` tells what each of them changed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist.photos.cutting import garment
+from fmnist.photos.files import read
+from fmnist.photos.form import dataset_form, outline
+
+__all__ = ["Prepared", "prepare", "read"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photograph as a model sees it."""
+
+    image: NDArray[np.uint8]
+    """`(28, 28)`, light on black."""
+    outline: list[NDArray[np.int32]]
+    """Closed polygons `(points, 2)` of x and y in the photograph's pixels: the borders of what was cut out."""
+
+
+def prepare(photo: NDArray[np.uint8]) -> Prepared:
+    """The garment on a photograph `(height, width, 3)`, RGB; the whole photograph where none is found."""
+    mask = garment(photo)
+    return Prepared(dataset_form(photo, mask), outline(mask, photo.shape[:2]))

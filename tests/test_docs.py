@@ -1,0 +1,213 @@
+"""Every command that the README and the pages show is so: what it names exists, and it runs.
+
+What would take long, or needs what isn't here, is replaced by `SCALED`; commands that are the same after that run
+once. `ELSEWHERE` says why others are not run here. A command that no rule covers fails a test.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+from conftest import ROOT, Store, tracked_in
+from test_main import free_port, wait_for
+from test_settings import ENTRY_POINTS
+
+from fmnist import options, training
+from fmnist.registry import DATASETS, MODELS
+from fmnist.settings import Train, Tune
+from fmnist.tuning import trials
+
+FLAGS = re.DOTALL | re.MULTILINE
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINES = {
+    line.strip(): page.name
+    for page in PAGES
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), FLAGS)
+    for line in block.replace("\\\n", " ").splitlines()
+}
+QUICK = {"dataset": "synthetic", "data_dir": "", "model": "mlp", "epochs": "1", "device": "cpu"}
+SCALED = {  # in place of what is given or left out
+    "main": QUICK,
+    "preprocess": {"dataset": "synthetic", "data_dir": "", "validation": "5000"},
+    "train": {
+        **QUICK,
+        **{"validation": "5000", "precision": "float32", "augment": "none", "patience": "0"},
+        **{"tensorboard": "true", "resume": "auto"},  # for all: fewer trainings
+    },
+    "benchmark": {
+        **{"dataset": "synthetic", "data_dir": "", "models": "mlp", "devices": "cpu", "images": "512"},
+        **{"epochs": "1", "warmup": "1", "rounds": "1", "trainers": "compiled", "precisions": "float32"},
+        **{"batch_sizes": "auto", "widths": "1", "level": "epoch"},
+    },
+    "tune": {
+        **QUICK,
+        **{"trials": "1", "workers": "1", "best": "1", "repeats": "1", "study": "docs", "storage": "auto"},
+        **{"seed": "0", "sampler": "tpe", "pruner": "auto", "space": "width=64..128, layers=1, batch_size=256"},
+    },
+    "evaluate": {},
+    "promote": {},
+    "reproduce": {"repeats": "1"},
+}
+IN_SHELL = ("python -c ", "curl ", "mlflow models predict ", "mlflow models generate-dockerfile ")  # in this order
+SERVE = r"mlflow models serve -m models:/fashion-mnist(/1|@champion) --env-manager local( --port \d+)? *(#.*)?$"
+ELSEWHERE = {  # what is not run here, and why
+    r"\./run ui": "tests/test_main.py starts MLflow's pages",
+    r"mlflow ui ": "tests/test_main.py starts it, as serve-a-model.md prints it",
+    r"pip install ": "it needs a package index",
+    r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
+    r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
+    r"(\./run )?python tests/\w+\.py$": "it measures for minutes",
+}
+
+
+def entry_point(line: str) -> tuple[str, dict[str, str]] | None:
+    """The entry point that a command starts, and the parameters that it gives; None if it starts none."""
+    words = shlex.split(line, comments=True)
+    if words[:3] == ["mlflow", "run", "."]:
+        name = words[words.index("-e") + 1] if "-e" in words else "main"
+    elif words[0] == "./run" and words[1] in ENTRY_POINTS:
+        name = words[1]
+    else:
+        return None
+    pairs = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-P"]
+    return name, {key: value for key, _, value in pairs}
+
+
+def scaled(name: str, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The parameters to run with, but for those that are the default."""
+    defaults = {(field.name, options.default_text(field)) for field in dataclasses.fields(ENTRY_POINTS[name])}
+    return tuple(sorted(set((given | SCALED[name]).items()) - defaults))
+
+
+TYPED = {line: found for line in LINES if (found := entry_point(line))}
+TO_RUN = {(name, scaled(name, given)): line for line, (name, given) in TYPED.items()}
+IN_ORDER = sorted(TO_RUN, key=lambda each: list(SCALED).index(each[0]))
+
+
+@pytest.fixture(autouse=True)
+def models_and_datasets_that_the_pages_add(monkeypatch):
+    """What tests/test_contributing.py adds and trains."""
+    monkeypatch.setitem(MODELS._entries, "patches", MODELS["mlp"])
+    monkeypatch.setitem(DATASETS._entries, "shades", DATASETS["synthetic"])
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_a_command_names_parameters_and_values_that_exist(line):
+    name, given = TYPED[line]
+    settings = options.parse(ENTRY_POINTS[name], given)
+    if isinstance(settings, Train):
+        training.plan(settings)
+    elif isinstance(settings, Tune):
+        trials.plan(settings)
+
+
+def test_a_rule_covers_every_command():
+    others = set(LINES) - set(TYPED)
+    rules = [*ELSEWHERE, *IN_SHELL, SERVE]
+    assert [line for line in others if sum(bool(re.match(rule, line)) for rule in rules) != 1] == []
+    assert [rule for rule in rules if not any(re.match(rule, line) for line in others)] == []
+
+
+@pytest.fixture(scope="module")
+def store(new_store) -> Iterator[Store]:
+    """A store after `main`: with a champion, four more versions, and a previous champion to go back to."""
+    made = new_store()
+    with tracked_in(made):
+        run("main", dict(scaled("main", {})))
+        first = made.client.get_model_version("fashion-mnist", "1")
+        for _ in range(4):
+            made.client.create_model_version("fashion-mnist", first.source, first.run_id, first.tags)
+        made.client.set_registered_model_alias("fashion-mnist", "previous", "2")
+        yield made
+
+
+def run(name: str, parameters: Mapping[str, str]) -> int:
+    """The exit code of an entry point, run in this process as `python -m` runs it."""
+    pairs = [text for key, value in parameters.items() for text in ("-P", f"{key}={value}")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *pairs])
+        patch.setattr(signal, "signal", lambda *_: None)  # not those of the tests
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # which `tune` sets
+        patch.delenv("MLFLOW_TRACKING_URI")
+        try:
+            runpy.run_path(str(ROOT / "entry_points" / f"{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # a worker's messages, till the process ends
+@pytest.mark.parametrize(("name", "parameters"), IN_ORDER, ids=map(TO_RUN.get, IN_ORDER))
+def test_an_entry_points_command_runs(store, capfd, name, parameters):
+    (trained,) = store.client.search_runs([store.experiment], "tags.entry_point = 'train'", max_results=1)
+    code = run(name, {key: value.replace("RUN_ID", trained.info.run_id) for key, value in parameters})
+    assert code in (0, 3), capfd.readouterr().err  # 3: decided against what was asked for
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def port(store) -> Iterator[str]:
+    """Of a server, as the pages start it."""
+    port, log = free_port(), store.folder / "server.log"
+    command = f"mlflow models serve -m models:/fashion-mnist@champion --env-manager local --port {port}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            shlex.split(command),
+            cwd=store.folder,
+            env=store.environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        wait_for(command, process, log)
+        yield str(port)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_commands_of_the_shell_run_beside_a_server_that_the_pages_start(store, port):
+    place = {line: [bool(re.match(rule, line)) for rule in IN_SHELL] for line in LINES}
+    lines = sorted((line for line in LINES if any(place[line])), key=lambda line: place[line].index(True))
+    for line in {re.sub(r"localhost:\d+", f"localhost:{port}", line): None for line in lines}:
+        done = store.run(["bash", "-c", line])
+        assert done.returncode == 0, done.stderr
+        if "predict" in line or line.startswith("curl"):
+            assert json.loads(done.stdout)["predictions"][0]["probabilities"]
+
+
+def test_python_in_the_pages_runs(store):
+    import mlflow
+
+    blocks = [block for page in PAGES for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), FLAGS)]
+    for block in blocks:
+        if "spark" not in block:  # Spark isn't here
+            exec(block, {"mlflow": mlflow, "images": np.zeros((2, 28, 28), np.uint8)})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#\s]*)(#[^)]*)?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, anchor
+
+
+def test_the_readme_is_short_and_the_index_has_every_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [page.name for page in PAGES if f"({page.name})" not in index and page.name != "README.md"] == []
