@@ -45,7 +45,8 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store.uri]
         command += ["--artifacts-destination", str(self.store.folder / "served"), "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("MLFLOW_")}
+        own = {name: text for name, text in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment = own | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes more, for judges
         self._process = subprocess.Popen(
             command,
             cwd=self.store.folder,

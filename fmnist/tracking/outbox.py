@@ -1,37 +1,28 @@
-"""What a tracking server doesn't take, since it doesn't answer: it is kept, and sent when the server is back.
+"""The way to a tracking server that may go away: what it doesn't take is kept, and sent when it is back.
 
-MLflow's calls to a server go through here. While it answers they are noted as well: on disk, in a folder that the
-processes of a command share. When it doesn't, a stand-in is made of the notes, and takes its place. To deliver is
-to export the stand-in as a bundle and to bring that to the server, which adds only what the server has not: so it
-doesn't matter whether a request that got no answer was done.
+MLflow's calls to a server go through the outbox of the command. `fmnist.tracking.kept` keeps.
 """
 
 import json
 import os
-import pickle
 import secrets
 import shutil
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import requests
-from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
-from fmnist import bundle, cache, checkpoint
+from fmnist import cache, checkpoint
 from fmnist.errors import FmnistError
-from fmnist.tracking import outbox_stores
-from fmnist.tracking.outbox_stores import FIRST_VERSION, ID, READS, WRITES
-
-if TYPE_CHECKING:
-    from fmnist.tracking.standin import StandIn
+from fmnist.tracking import kept, outbox_stores
+from fmnist.tracking.outbox_stores import FIRST_VERSION, READS, WRITES
 
 FOLDER_VARIABLE = "FMNIST_OUTBOX"  # of a command, for the processes that it starts
 SECONDS_VARIABLE = "FMNIST_DELIVERY_SECONDS"  # for which the end of a command waits for a server
@@ -49,59 +40,69 @@ class ServerAwayWarning(UserWarning):
     """A tracking server has stopped to answer, or is back."""
 
 
+class ServerAwayError(mlflow.MlflowException, FmnistError):  # type: ignore[misc]  # MLflow is untyped
+    """A tracking server doesn't answer, and only it knows what was asked."""
+
+
 class Outbox:
     """What a process knows of one server, and of the folder that it shares with others of its command."""
 
     def __init__(self, uri: str, folder: Path, *, owner: bool) -> None:
-        self.uri, self.folder, self.owner = uri, folder, owner
+        self.uri, self.owner = uri, owner
+        self.kept = kept.Kept(folder)
         self.outcome = ""
         """What became of what the server didn't take at once, once that has ended; empty if it took all."""
         self.ids: dict[str, str] = {}
         """Then: what was made while the server was away, by its ids here: those there."""
         self._begun = not owner
+        self._owning: Any = None
         self._lock = threading.RLock()
-        self._depth = 0  # how often the folder is held
         self._straight = False  # calls go to the server, unseen
         self._away: Exception | None = None
         self._next_try = 0.0
-        self._known: set[str] = set()  # experiments, runs and models that notes tell of
-        name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._journal, self._marker = folder / f"journal-{name}", folder / f"kept-{name}"
-        self._owning: Any = None
-        self._store: StandIn | None = None
-        self._is_told = False
 
     def call(self, kind: str, name: str, ask: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """What the server, or the stand-in, answers to one of MLflow's calls."""
         with self._lock:
             if self._straight:
                 return ask(**arguments)
-            self.try_to_deliver()
-            doubtful = False
             if name == "set_logged_model_tags":
                 arguments["tags"] = [each for each in arguments["tags"] if not _tells_provisional_version(each)]
                 if not arguments["tags"]:
                     return None
+            if not self._away and self.kept.names_undelivered(arguments):
+                self._go_away(ServerAwayError("another process of this command found that it doesn't answer"))
+            self.try_to_deliver()
+            writes, doubtful = name in WRITES[kind], False
             if not self._away:
                 try:
                     if name in ("create_run", "create_logged_model"):
                         self._know_experiment(arguments["experiment_id"])
-                    doubtful = name in WRITES[kind]
-                    sent = self._for_server(arguments)
-                    with self._going_straight(once=doubtful):
+                    doubtful = writes
+                    sent = kept.translated(arguments, self.kept.ids())
+                    with self._going_straight(once=writes):
                         answer = ask(**sent)
                 except (mlflow.MlflowException, requests.RequestException) as error:
                     if not (_is_away(error) and self._begun):
                         raise
                     self._go_away(error)
                 else:
-                    if name in WRITES[kind]:
-                        made = _id_of(answer) if name.startswith("create_") else ""
-                        self._note((kind, name, sent, made))
+                    if writes:
+                        self._note(kind, name, sent, kept.id_of(answer) if name.startswith("create_") else "")
                     elif name == "get_run" and answer.info.status == "RUNNING":
                         self._know_run(answer)
                     return answer
-            return self._ask_stand_in(kind, name, arguments, doubtful=doubtful)
+            if not (writes or name in READS[kind]):
+                raise self._unknown()
+            try:
+                answer = self.kept.ask(kind, name, arguments, writes=writes, doubtful=doubtful)
+            except mlflow.MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise self._unknown() from self._away
+                raise
+            if answer is None and not writes:
+                raise self._unknown() from self._away
+            return _routed(answer)
 
     def send(self, of: str, below: str, local: str, path: str | None, upload: Callable[[], None]) -> None:
         """Uploads a file or a folder to a run's, or a model's, artifacts, or keeps it."""
@@ -109,7 +110,7 @@ class Outbox:
             if self._straight:
                 return upload()
             self.try_to_deliver()
-            target = self.files(of) / below / (path or "")
+            target = self.kept.files(of) / below / (path or "")
             target.mkdir(parents=True, exist_ok=True)
             if Path(local).is_dir():
                 shutil.copytree(local, target, dirs_exist_ok=True)
@@ -123,7 +124,7 @@ class Outbox:
                     if not _is_away(error):
                         raise
                     self._go_away(error)
-            return self._marker.touch()
+            return self.kept.keep()
 
     def fetch(self, of: str, below: str, name: str, arguments: Any, ask: Callable[[], Any]) -> Any:
         """What the server tells of artifacts, or what is known of them here."""
@@ -141,26 +142,19 @@ class Outbox:
                 away = error
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-        folder = self.files(of)
-        if not folder.exists() and of not in self._known:
+        folder = self.kept.files(of)
+        if not folder.exists() and of not in self.kept.known:
             raise self._unknown() from away
         (folder / below).mkdir(parents=True, exist_ok=True)
         return getattr(LocalArtifactRepository(str(folder / below)), name)(*arguments)
 
-    def files(self, of: str) -> Path:
-        """Where the artifacts of a run or a logged model lie here."""
-        from fmnist.tracking import standin
-
-        own = {there: here for here, there in self._state()["ids"].items()}
-        return standin.files(self.folder, own.get(of, of))
-
     def there(self, of: str) -> str:
         """The id that a run or a logged model has on the server."""
-        return str(self._state()["ids"].get(of, of))
+        return self.kept.ids().get(of, of)
 
     def try_to_deliver(self) -> None:
         """Delivers, if something is kept and the last try was some seconds ago."""
-        if self._away and not self._depth and time.monotonic() >= self._next_try:
+        if self._away and not self.kept.depth and time.monotonic() >= self._next_try:
             try:
                 self.deliver()
             except (mlflow.MlflowException, requests.RequestException, FmnistError) as error:
@@ -174,24 +168,12 @@ class Outbox:
             mlflow.MlflowException: If it doesn't answer; and `requests.RequestException`.
             FmnistError: If it doesn't take it.
         """
-        from fmnist.tracking.bundles import Tally, bring
-
-        with self._lock, self._holding():
+        with self._lock:
             client = mlflow.MlflowClient(self.uri)
             with self._going_straight(once=True, seconds=PROBE_SECONDS):
                 client.search_experiments(max_results=1)
-            with self._going_straight(once=True), TemporaryDirectory(prefix="fmnist-outbox-") as folder:
-                stand_in = self._stand_in()
-                state = self._state()
-                self._settle_doubts(client, stand_in, state)
-                self._export(stand_in, Path(folder) / "bundle.zip")
-                tally = Tally()
-                with bundle.unpacked(Path(folder) / "bundle.zip") as unpacked:
-                    ids = bring(unpacked, client, tally) | tally.versions
-            state["ids"] |= {here: there for here, there in ids.items() if here != there}
-            state["delivered"] = True
-            self._write_state(state)
-            self._marker.unlink(missing_ok=True)
+            with self._going_straight(once=True):
+                self.kept.deliver(client)
             self._away = None
         _warn(f"MLflow at {self.uri} is back: what was kept has been sent")
 
@@ -201,52 +183,50 @@ class Outbox:
             return
         with self._lock:
             give_up = time.monotonic() + seconds
-            while any(self.folder.glob("kept-*")):
+            while self.kept.markers():
                 try:
                     self.deliver()
-                    for marker in self.folder.glob("kept-*"):  # of processes that have ended
+                    for marker in self.kept.markers():  # of processes that have ended
                         marker.unlink()
                 except (mlflow.MlflowException, requests.RequestException, FmnistError) as error:
                     if time.monotonic() >= give_up:
                         self.outcome = f"kept: {self._leave(error)}"
                         break
                     time.sleep(1)
-            state = self._state()
-            if not self.outcome and state["delivered"]:
+            if not self.outcome and self.kept.is_delivered():
                 self.outcome = DELIVERED
-            self.ids = state["ids"]
+            self.ids = self.kept.ids()
             self._owning.release()
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.kept.folder)
 
     def take_over(self) -> None:
         """Sends what a command kept that was killed before it could, or drops what nobody needs."""
-        self._owning = cache.hold(self.folder / "owner.lock")
+        folder = self.kept.folder
+        self._owning = cache.hold(folder / "owner.lock")
         if not self._owning:
             return
-        kept, server = any(self.folder.glob("kept-*")), self.folder / "server"
+        waits = bool(self.kept.markers())
         try:
-            if kept and server.read_text() == self.uri:
+            if waits and (folder / "server").read_text() == self.uri:
                 self.deliver()
-                checkpoint.rename(self._state()["ids"])
-                kept = False
-        except (mlflow.MlflowException, requests.RequestException, FmnistError, OSError):
+                checkpoint.rename(self.kept.ids())
+                waits = False
+        except (mlflow.MlflowException, requests.RequestException, FmnistError):
             return  # it stays for another time
         finally:
             self._owning.release()
-            if not kept:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            if not waits:
+                shutil.rmtree(folder)
 
     def _leave(self, error: Exception) -> Path:
         """Leaves all that is kept as a bundle, and says how to import it."""
-        with self._holding():
-            stand_in = self._stand_in()
-            name = f"kept-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.zip"
-            path = Path.cwd() / name
-            try:
-                self._export(stand_in, path)
-            except FmnistError:  # the current folder can't be written
-                path = cache.folder() / name
-                self._export(stand_in, path)
+        name = f"kept-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.zip"
+        path = Path.cwd() / name
+        try:
+            self.kept.export(path)
+        except FmnistError:  # the current folder can't be written
+            path = cache.folder() / name
+            self.kept.export(path)
         reason = str(error).split("\n")[0]
         print(
             f"MLflow at {self.uri} did not take what was logged ({reason[:200]}): it is kept. When the server is "
@@ -255,153 +235,36 @@ class Outbox:
         )
         return path
 
-    def _ask_stand_in(self, kind: str, name: str, arguments: dict[str, Any], *, doubtful: bool) -> Any:
-        if name not in READS[kind] | WRITES[kind]:
-            raise self._unknown() from self._away
-        with self._holding():
-            stand_in = self._stand_in()
-            own = {there: here for here, there in self._state()["ids"].items()}
-            try:
-                answer = stand_in.call(kind, name, _translated(arguments, own))
-            except mlflow.MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    raise self._unknown() from self._away
-                raise
-            if answer is None and name in READS[kind]:
-                raise self._unknown() from self._away
-            if name in WRITES[kind]:
-                self._marker.touch()
-            if name.startswith("create_") and doubtful:
-                state = self._state()
-                state["doubtful"].append([name, _id_of(answer)])
-                self._write_state(state)
-            if name in ("create_run", "create_logged_model"):
-                self._known.add(_id_of(answer))
-            return _routed(answer)
-
-    def _settle_doubts(self, client: mlflow.MlflowClient, stand_in: "StandIn", state: dict[str, Any]) -> None:
-        """Finds what the server made in answer to a request whose answer was lost, and marks it as ours."""
-        kept = mlflow.MlflowClient(stand_in.uri, stand_in.uri)
-        for name, own in state["doubtful"]:
-            if name == "create_run":
-                info = kept.get_run(own).info
-                query = f"attributes.start_time = {info.start_time} and attributes.run_name = '{info.run_name}'"
-                for run in client.search_runs([info.experiment_id], query):
-                    if "bundle.run" not in run.data.tags:
-                        client.set_tag(run.info.run_id, "bundle.run", own)
-            elif name == "create_logged_model":
-                model = kept.get_logged_model(own)
-                run_id = state["ids"].get(model.source_run_id, model.source_run_id)
-                for each in client.search_logged_models([model.experiment_id], f"name = '{model.name}'"):
-                    is_known = each.model_id in self._known or "bundle.model" in each.tags
-                    if each.source_run_id == run_id and not is_known:
-                        client.set_logged_model_tags(each.model_id, {"bundle.model": own})
-            elif name == "create_model_version":
-                registered, _, number = own.rpartition("/")
-                source = kept.get_model_version(registered, number).source
-                source = ID.sub(lambda found: state["ids"].get(found.group(), found.group()), source)
-                for version in client.search_model_versions(f"name = '{registered}'"):
-                    if version.source == source and "bundle.version" not in version.tags:
-                        client.set_model_version_tag(registered, str(version.version), "bundle.version", own)
-        state["doubtful"] = []
-
-    def _export(self, stand_in: "StandIn", to: Path) -> None:
-        from fmnist.tracking import exports
-
-        client = mlflow.MlflowClient(stand_in.uri, stand_in.uri)
-        known = dict(_artifact_repos_cache)  # by ids, whatever the store
-        _artifact_repos_cache.clear()
-        try:
-            exports.export(exports.find(["all"], client), to, client, small=False)
-        finally:
-            _artifact_repos_cache.clear()
-            _artifact_repos_cache.update(known)
-
     def _go_away(self, error: Exception) -> None:
         self._away = error
         self._next_try = time.monotonic() + RETRY_SECONDS
         _warn(f"MLflow at {self.uri} doesn't answer: what is logged is kept here, and sent when it is back")
 
-    def _unknown(self) -> mlflow.MlflowException:
-        return mlflow.MlflowException(f"MLflow at {self.uri} doesn't answer: {self._away}")
-
-    def _for_server(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return _translated(arguments, self._state()["ids"])
+    def _unknown(self) -> ServerAwayError:
+        return ServerAwayError(f"MLflow at {self.uri} doesn't answer: {self._away}. Check MLFLOW_TRACKING_URI")
 
     def _know_experiment(self, experiment_id: str) -> None:
-        if experiment_id not in self._known:
+        if experiment_id not in self.kept.known:
             with self._going_straight():
-                self._note(("experiment", mlflow.MlflowClient(self.uri).get_experiment(experiment_id)))
-            self._known.add(experiment_id)
+                experiment = mlflow.MlflowClient(self.uri).get_experiment(experiment_id)
+            self._note("experiment", experiment)
+            self.kept.known.add(experiment_id)
 
     def _know_run(self, run: Any) -> None:
-        ours = self._state()["ids"].values()  # the stand-in has those under their first ids
-        if run.info.run_id not in {*self._known, *ours}:
+        ours = self.kept.ids().values()  # the stand-in has those under their first ids
+        if run.info.run_id not in {*self.kept.known, *ours}:
             self._know_experiment(run.info.experiment_id)
-            self._note(("run", run))
-            self._known.add(run.info.run_id)
+            self._note("run", run)
+            self.kept.known.add(run.info.run_id)
 
-    def _note(self, entry: tuple[Any, ...]) -> None:
+    def _note(self, *entry: Any) -> None:
         if not self._begun:
             self._begun = True
-            self._owning = cache.hold(self.folder / "owner.lock")
-            cache.write(self.folder / "server", self.uri)
-        with self._journal.open("ab") as file:
-            file.write(pickle.dumps(entry))
-        if entry[-1] and isinstance(entry[-1], str):
-            self._known.add(entry[-1])
-
-    def _stand_in(self) -> "StandIn":
-        """The stand-in, after it has been told all that processes of this command have noted."""
-        from fmnist.tracking.standin import StandIn
-
-        self._store = stand_in = self._store or StandIn(self.folder)
-        if self._is_told:  # it asks for a model while it is told of a version of that
-            return stand_in
-        self._is_told = True
-        state = self._state()
-        own = {there: here for here, there in state["ids"].items()}
-        for journal in sorted(self.folder.glob("journal-*")):
-            with journal.open("rb") as file:
-                file.seek(state["read"].get(journal.name, 0))
-                while True:
-                    try:
-                        entry = pickle.load(file)  # our own
-                    except (EOFError, pickle.UnpicklingError):  # another process is at writing it
-                        break
-                    if entry[0] == "experiment":
-                        stand_in.know_experiment(entry[1])
-                    elif entry[0] == "run":
-                        stand_in.know_run(entry[1])
-                    else:
-                        kind, name, arguments, made = entry
-                        stand_in.call(kind, name, _translated(arguments, own), given_id=made)
-                    state["read"][journal.name] = file.tell()
-        self._write_state(state)
-        self._is_told = False
-        return stand_in
-
-    def _state(self) -> dict[str, Any]:
-        """Ids, and versions, here and on the server; how far journals have been read; what is in doubt."""
-        file = self.folder / "state.json"
-        state: dict[str, Any] = {"ids": {}, "read": {}, "doubtful": [], "delivered": False}
-        return state | json.loads(file.read_text()) if file.exists() else state
-
-    def _write_state(self, state: Mapping[str, Any]) -> None:
-        cache.write(self.folder / "state.json", json.dumps(state))
-
-    @contextmanager
-    def _holding(self) -> Iterator[None]:
-        """The folder is this process's."""
-        self._depth += 1
-        try:
-            if self._depth > 1:
-                yield
-            else:
-                with cache.lock(self.folder / "lock"):
-                    yield
-        finally:
-            self._depth -= 1
+            self._owning = cache.hold(self.kept.folder / "owner.lock")
+            cache.write(self.kept.folder / "server", self.uri)
+        self.kept.note(*entry)
+        if isinstance(entry[-1], str):
+            self.kept.known.add(entry[-1])
 
     @contextmanager
     def _going_straight(self, *, once: bool = False, seconds: int | None = None) -> Iterator[None]:
@@ -440,7 +303,7 @@ def enter(uri: str) -> None:
             _current = Outbox(uri, folder, owner=True)
             _current.take_over()
     _current = Outbox(uri, root / secrets.token_hex(8), owner=True)
-    os.environ[FOLDER_VARIABLE] = str(_current.folder)
+    os.environ[FOLDER_VARIABLE] = str(_current.kept.folder)
 
 
 def current() -> Outbox | None:
@@ -484,33 +347,11 @@ def _is_away(error: Exception) -> bool:
     return bool(status >= 500 or status == 429)
 
 
-def _id_of(answer: Any) -> str:
-    """The id of what was made: a run, a logged model, a version (`NAME/NUMBER`)."""
-    if hasattr(answer, "info"):
-        return str(answer.info.run_id)
-    if hasattr(answer, "version"):
-        return f"{answer.name}/{answer.version}"
-    return str(getattr(answer, "model_id", ""))
-
-
 def _tells_provisional_version(tag: Any) -> bool:
     """Whether a tag of a model tells a number that no server gave; where it gets one, the server tells that."""
     if tag.key != "mlflow.modelVersions":
         return False
     return any(int(each["version"]) >= FIRST_VERSION for each in json.loads(tag.value))
-
-
-def _translated(arguments: dict[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of a call with other ids, wherever they stand in them; and other numbers of versions."""
-    if not ids:
-        return arguments
-    raw = pickle.dumps(arguments)
-    for old, new in ids.items():
-        if ID.fullmatch(old):  # as long as the new one: the form of the bytes stays
-            raw = raw.replace(old.encode(), new.encode())
-    changed: dict[str, Any] = pickle.loads(raw)  # made here
-    version = ids.get(f"{changed.get('name')}/{changed.get('version')}")
-    return changed | {"version": version.rpartition("/")[2]} if version else changed
 
 
 def _routed(answer: Any) -> Any:

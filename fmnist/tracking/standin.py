@@ -87,11 +87,6 @@ class StandIn:
             )
 
 
-def files(folder: Path, name: str) -> Path:
-    """The folder, within a stand-in's, of the artifacts of a run or a logged model."""
-    return folder / "files" / ("models" if name.startswith("m-") else "") / name / "artifacts"
-
-
 @contextlib.contextmanager
 def _named(table: Any, column: str, place: str | None, given_id: str) -> Iterator[None]:
     """The row of a table that is made within has a given id, and its artifacts lie under that."""
