@@ -68,6 +68,9 @@ class Kept:
             arguments = translated(arguments, _reversed(state["ids"]))
             if writes:
                 self._marker.touch()
+            inputs = [each for each in arguments.get("models") or [] if each.model_id not in self.known]
+            if name == "log_inputs" and inputs:
+                self._postpone(kind, name, {"run_id": arguments["run_id"], "models": inputs})
             try:
                 answer = stand_in.call(kind, name, arguments)
             except mlflow.MlflowException as error:
