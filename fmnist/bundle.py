@@ -137,7 +137,10 @@ def unpacked(path: Path) -> Iterator[Path]:
             raise FmnistError(f"{path}: expected a bundle: {error.strerror or error}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise corrupt(path, str(error)) from None
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except FmnistError as error:  # which names the folder
+            raise FmnistError(str(error).replace(folder, str(path))) from None
 
 
 def pack(folder: Path, to: Path) -> None:

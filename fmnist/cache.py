@@ -57,7 +57,9 @@ def write(path: Path, content: str | Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise unwritable(error) from None
+        if path.is_relative_to(folder()):
+            raise unwritable(error) from None
+        raise FmnistError(f"{path} can't be written ({error})") from None
 
 
 @contextmanager

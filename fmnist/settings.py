@@ -7,6 +7,7 @@ them); `fmnist.cli` makes the command line from the fields, and `fmnist.options`
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fmnist.errors import FmnistError
@@ -330,6 +331,49 @@ class Main:
         names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # any dataclass
         shared = {name: value for name, value in vars(self).items() if name in names}
         return kind(**shared | more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write runs, with all that belongs to them, to a zip that any store can import."""
+
+    runs: tuple[str, ...] = option(("all",), "ids of runs, names of experiments, or all; runs under them go along")
+    to: str = option("bundle.zip", "the zip to write")
+    small: bool = option(
+        False,
+        "leave out models, artifacts over 40 KiB, many colours, and who ran it where",
+        choices=("true", "false"),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        to = Path(self.to)
+        if to.suffix != ".zip" or to.is_dir() or not to.parent.is_dir():
+            raise FmnistError(f"to: expected a zip in a folder that is there, received {self.to!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Add what an export wrote to the store, as far as it isn't there yet."""
+
+    bundle: str = option("", "the zip, or a folder of what is in it")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.bundle:
+            raise FmnistError("bundle: expected a zip that export wrote; type for example -P bundle=bundle.zip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Fill the store with what there is to compare with: finished runs on named hardware."""
+
+    bundles: str = option("mlruns_template/reference_runs", "folder of bundles")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not Path(self.bundles).is_dir():
+            raise FmnistError(f"bundles: expected a folder of bundles, received {self.bundles!r}")
 
 
 def check_registered_model(name: str) -> None:

@@ -1,6 +1,9 @@
 """Runs that go from one store to another: all of them arrives, once; and nothing of a bundle that isn't sound."""
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from conftest import Store, register_foreign, tracked_in
+from conftest import ROOT, Store, register_foreign, tracked_in
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, RunTag
 
@@ -400,3 +403,131 @@ def test_a_deleted_experiment_is_told_of_before_anything_is_added(made, new_stor
     ):
         bring(made, store)
     assert store.client.search_registered_models() == []
+
+
+# The commands:
+
+
+@pytest.fixture(scope="module")
+def recorded(source, tmp_path_factory) -> Path:
+    """A folder with a reference run of `mlp`, as the script beside the reference runs records one."""
+    folder = tmp_path_factory.mktemp("references")
+    source.environment |= {"DATASET": "synthetic", "EPOCHS": "2", "REPEATS": "2", "TO": str(folder)}
+    done = source.run(["sh", str(ROOT / "mlruns_template" / "reference_runs" / "record.sh"), "cpu", "mlp"])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_recorded_reference_run_is_small_and_says_how_it_was_made(recorded):
+    (path,) = recorded.iterdir()
+    assert path.name == "mlp-cpu.zip"
+    assert path.stat().st_size < 150_000
+    with bundle.unpacked(path) as folder:
+        record = bundle.read(folder)
+        text = (folder / "bundle.json").read_text()
+    (parent,) = (run for run in record["runs"] if run["parent"] is None)
+    assert parent["experiment"] == "train"
+    assert parent["command"] == (
+        "mlflow run . -e train -P model=mlp -P dataset=synthetic -P epochs=2 -P device=cpu -P repeats=2"
+    )
+    assert str(Path.home()) not in text
+    assert str(ROOT) not in text
+
+
+def test_init_fills_a_store_once(recorded, new_store):
+    store = new_store()
+    done = store.mlflow_run("init", bundles=recorded)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["bundles"], result["runs"]) == (1, {"added": 3, "there": 0})
+    experiment = store.client.get_experiment_by_name("train")
+    runs = store.client.search_runs([experiment.experiment_id], "tags.entry_point = 'train'")
+    assert {run.data.tags["device"] for run in runs if "device" in run.data.tags} == {"cpu"}
+    (parent,) = (run for run in runs if "bundle.command" in run.data.tags)
+    assert "mlflow run . -e train -P model=mlp" in parent.data.tags["bundle.command"]
+    (launched,) = store.client.search_runs([store.experiment])
+    assert (launched.info.run_name, launched.info.status) == ("init", "FINISHED")
+    before = everything(store.client)
+    again = command(store, "init", bundles=recorded)
+    assert again["runs"] == {"added": 0, "there": 3}
+    assert everything(store.client) == before
+
+
+def command(store: Store, entry_point: str, **parameters: object) -> dict:
+    pairs = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+    done = store.run([sys.executable, "-m", f"entry_points.{entry_point}", *pairs])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_imports_at_once_into_a_store_that_has_others_add_each_run_once(source, new_store):
+    other = new_store()
+    register_foreign(other, NAME, noise=2)
+    exported = source.mlflow_run("export", runs="tests", to=source.folder / "all.zip")
+    assert exported.returncode == 0, exported.stderr
+    result = json.loads(exported.stdout.splitlines()[-1])
+    assert (result["runs"], result["models"], result["versions"]) == (3, 1, 1)
+    file = source.folder / "all.zip"
+    lines = [
+        other.command("import", bundle=file),
+        [sys.executable, "-m", "entry_points.import", "--bundle", str(file)],
+    ]
+    own = {"cwd": ROOT, "env": other.environment, "stdout": subprocess.PIPE, "text": True}
+    results = []
+    for each in [subprocess.Popen(line, **own) for line in lines]:
+        out = each.communicate()[0]
+        assert each.returncode == 0
+        results.append(json.loads(out.splitlines()[-1]))
+    assert sorted(each["runs"]["added"] for each in results) == [0, 3]
+    assert sorted(each["runs"]["there"] for each in results) == [0, 3]
+    assert [each["registered"] for each in results] == [{f"{NAME}/1": f"{NAME}/2"}] * 2
+    names = [run.info.run_name for run in other.client.search_runs([other.experiment])]
+    assert (names.count("child"), names.count("judged")) == (1, 1)
+
+
+def test_a_run_at_work_is_exported_as_it_stands_and_completed_by_the_next_import(new_store):
+    store, other = new_store(), new_store()
+    run_id = store.client.create_run(store.experiment, run_name="at work").info.run_id
+    store.client.log_metric(run_id, "loss", 1.0, step=1)
+    to = store.folder / "bundle.zip"
+    with (
+        tracked_in(store),
+        pytest.warns(UserWarning, match=f"{run_id}.* hasn't ended; it is exported as it stands"),
+    ):
+        exports.export_runs([run_id], to, small=False, but="")
+    ids, _ = bring(to, other)
+    assert other.client.get_run(ids[run_id]).info.status == "RUNNING"
+    store.client.log_metric(run_id, "loss", 0.5, step=2)
+    store.client.set_tag(run_id, "mlflow.note.content", "done")
+    store.client.set_terminated(run_id, "FINISHED")
+    exports.export(exports.find([run_id], store.client), to, store.client, small=False)
+    assert bring(to, other)[0] == ids
+    found = other.client.get_run(ids[run_id])
+    assert (found.info.status, found.data.tags["mlflow.note.content"]) == ("FINISHED", "done")
+    assert [each.step for each in other.client.get_metric_history(ids[run_id], "loss")] == [1, 2]
+
+
+def test_what_is_neither_an_id_nor_an_experiment_is_told_with_what_there_is(source):
+    with pytest.raises(
+        FmnistError, match=r"expected a run's id, .* received 'tset'\. Experiments here: Default, .*tests"
+    ):
+        exports.find(["tset"], source.client)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "parameters", "message"),
+    [
+        ("export", {"to": "none/bundle.zip"}, "to: expected a zip in a folder that is there"),
+        ("import", {}, "bundle: expected a zip that export wrote; type for example -P bundle=bundle.zip"),
+        (
+            "import",
+            {"bundle": str(ROOT / "README.md")},
+            "README.md is corrupt: File is not a zip file; nothing was",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(entry_point, parameters, message, source):
+    pairs = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+    done = source.run([sys.executable, "-m", f"entry_points.{entry_point}", *pairs])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr

@@ -24,6 +24,9 @@ ENTRY_POINTS = {
     "evaluate": settings.Evaluate,
     "promote": settings.Promote,
     "main": settings.Main,
+    "export": settings.Export,
+    "import": settings.Import,
+    "init": settings.Init,
     "reproduce": settings.Reproduce,
     "doctor": settings.Doctor,
 }

@@ -27,12 +27,13 @@ from fmnist.bundle import Record, finite
 from fmnist.bundle import read as read
 from fmnist.bundle import write as write
 from fmnist.errors import FmnistError
+from fmnist.tracking import template
 
 NUM_METRICS, NUM_PARAMS, NUM_TAGS = 1000, 100, 100  # that MLflow takes in a batch
 SERVERS_OWN = {"mlflow.runName", "mlflow.modelVersions", "mlflow.parentRunId"}
 """Tags that follow from what else is brought."""
 REFERENCE = re.compile(
-    r"https?://\S+|experiments/\w+/runs/([0-9a-f]{32})\b|(?<![0-9a-f])((?:m-)?[0-9a-f]{32})(?![0-9a-f])"
+    r"https?://\S+|experiments/\w+/(runs|models)/((?:m-)?[0-9a-f]{32})\b|(?<![0-9a-f])((?:m-)?[0-9a-f]{32})(?![0-9a-f])"
 )
 """An address of some server, which is left alone; a run's page in any; an id of a run or a model."""
 
@@ -109,7 +110,7 @@ class _Bringing:
                 )
             self.experiments[name] = found.experiment_id if found else ""
         self.searched = [each.experiment_id for each in pages(client.search_experiments)]
-        self.experiment_of: dict[str, str] = {}  # by a run's id in the store
+        self.experiment_of: dict[str, str] = {}  # by an id in the store
 
     def make_run(self, run: Record) -> None:
         """Finds a run, or makes it."""
@@ -117,6 +118,8 @@ class _Bringing:
         self.tally.count("runs", is_there=found is not None)
         if found is None:
             tags = {key: value for key, value in run["tags"].items() if key == "mlflow.user"}
+            if run.get("command"):
+                tags["bundle.command"] = run["command"]
             found = self.client.create_run(
                 self._experiment(run["experiment"]),
                 start_time=run["start_time"],
@@ -139,6 +142,7 @@ class _Bringing:
                 model_type=model["type"],
             )
         self.ids[model["id"]] = found.model_id
+        self.experiment_of[found.model_id] = found.experiment_id
         missing = self._texts(model["tags"], but=SERVERS_OWN | found.tags.keys())
         if missing:
             self.client.set_logged_model_tags(found.model_id, missing)
@@ -225,9 +229,13 @@ class _Bringing:
                 f"models:/{model_id}",
                 run_id=self.ids.get(version["run"]),
                 tags=self._texts(version["tags"]) | {"bundle.version": told} | self.provenance,
-                description=self._text(version["description"] or ""),
                 model_id=model_id,
             )
+        if version["description"] and not found.description:
+            text = re.sub(
+                rf"models:/{re.escape(told)}\b", f"models:/{name}/{found.version}", version["description"]
+            )
+            self.client.update_model_version(name, str(found.version), self._text(text))
         self.tally.versions[told] = f"{name}/{found.version}"
         aliases = self.client.get_registered_model(name).aliases
         for alias in version["aliases"]:
@@ -248,7 +256,8 @@ class _Bringing:
 
     def _experiment(self, name: str) -> str:
         if not self.experiments[name]:
-            self.experiments[name] = self.client.create_experiment(name)
+            template.fill(self.client, name)
+            self.experiments[name] = self.client.get_experiment_by_name(name).experiment_id
         return self.experiments[name]
 
     def _run(self, run_id: str) -> Any:
@@ -336,9 +345,9 @@ class _Bringing:
         """A text with ids and pages of runs as they are in the store."""
 
         def here(found: re.Match[str]) -> str:
-            page, name = found.groups()
+            kind, page, name = found.groups()
             if page in self.ids:
-                return f"experiments/{self.experiment_of[self.ids[page]]}/runs/{self.ids[page]}"
+                return f"experiments/{self.experiment_of[self.ids[page]]}/{kind}/{self.ids[page]}"
             return self.ids.get(name, found.group())
 
         return REFERENCE.sub(here, text)

@@ -1,7 +1,11 @@
 """Runs of a store as a bundle: with the runs under them, their files, their models, and these models' versions."""
 
+import dataclasses
 import re
+import shlex
 import tempfile
+import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,15 @@ import mlflow
 from mlflow.entities import ViewType
 
 import fmnist
-from fmnist import bundle, machine
+from fmnist import bundle, machine, options, settings
 from fmnist.bundle import Record
 from fmnist.errors import FmnistError
 from fmnist.tracking.bundles import files, pages
+from fmnist.tracking.runs import open_store
 
-SMALL_BYTES = 100 * 1024
+SMALL_BYTES = 40 * 1024
+"""Of a file as it lies in the zip."""
+NUM_COLOURS = 64
 OF_THE_PLACE = re.compile(r"mlflow\.(user|source\.name|source\.git\.(repoURL|branch)|project\..*)")
 """Tags that tell who ran it, in which folder."""
 LOADERS_NOTE = "registered_model_meta"
@@ -57,6 +64,33 @@ def find(wanted: Sequence[str], client: mlflow.MlflowClient, *, but: str = "") -
     return sorted(found.values(), key=lambda run: (run.info.start_time, run.info.run_id))
 
 
+def export_runs(wanted: Sequence[str], to: Path, *, small: bool, but: str) -> dict[str, Any]:
+    """Writes runs of the store that MLflow is pointed at to a zip; gives what went into it.
+
+    Args:
+        wanted: As `find` takes it.
+        to: The zip.
+        small: As `export` takes it.
+        but: Id of a run that is left out.
+
+    Raises:
+        FmnistError: If there is no such run, or the store doesn't answer.
+    """
+    open_store()
+    client = mlflow.MlflowClient()
+    try:
+        found = find(wanted, client, but=but)
+        for run in found:
+            if run.info.status == "RUNNING":
+                name = f"{run.info.run_name} ({run.info.run_id})"
+                warnings.warn(f"run {name} hasn't ended; it is exported as it stands", stacklevel=2)
+        record = export(found, to, client, small=small)
+    except mlflow.MlflowException as error:
+        raise FmnistError(f"MLflow at {mlflow.get_tracking_uri()} doesn't give the runs: {error}") from None
+    counts = {kind: len(record[kind]) for kind in ("runs", "models", "versions", "files")}
+    return {"to": str(to), "size_bytes": to.stat().st_size, **counts}
+
+
 def export(runs: Sequence[Any], to: Path, client: mlflow.MlflowClient, *, small: bool) -> Record:
     """Writes runs to a zip, whose bytes are the same for the same runs; gives the bundle's record.
 
@@ -64,7 +98,7 @@ def export(runs: Sequence[Any], to: Path, client: mlflow.MlflowClient, *, small:
         runs: As `find` gives them.
         to: The zip.
         client: Of the store.
-        small: Leaves out models, artifacts over `SMALL_BYTES`, and what tells of the place.
+        small: Leaves out models, large artifacts, many colours, and what tells of the place.
     """
     experiments = {
         each.experiment_id: each.name for each in pages(client.search_experiments, view_type=ViewType.ALL)
@@ -121,13 +155,15 @@ def _run_record(
     run: Any, experiments: dict[str, str], folder: Path, client: mlflow.MlflowClient, *, small: bool
 ) -> Record:
     run_id, info = run.info.run_id, run.info
-    for path, size in files(lambda path: client.list_artifacts(run_id, path)):
-        if not small or size <= SMALL_BYTES:
-            _fetch(client, info.artifact_uri, path, folder / "runs" / run_id / "artifacts")
+    for path, _ in files(lambda path: client.list_artifacts(run_id, path)):
+        file = _fetch(client, info.artifact_uri, path, folder / "runs" / run_id / "artifacts")
+        if small:
+            _make_small(file)
     histories = {
         key: sorted([each.step, each.timestamp, each.value] for each in client.get_metric_history(run_id, key))
         for key in sorted(run.data.metrics)
     }
+    params = run.data.params | ({"data_dir": ""} if small and "data_dir" in run.data.params else {})
     datasets = [
         {"dataset": each.dataset.to_dictionary(), "tags": {tag.key: tag.value for tag in each.tags}}
         for each in run.inputs.dataset_inputs
@@ -140,7 +176,8 @@ def _run_record(
         "status": info.status,
         "start_time": info.start_time,
         "end_time": info.end_time,
-        "params": run.data.params,
+        "params": params,
+        "command": _command(run.data.tags, params),
         "tags": {
             key: value for key, value in run.data.tags.items() if not (small and OF_THE_PLACE.fullmatch(key))
         },
@@ -150,6 +187,19 @@ def _run_record(
             {"model": each.model_id, "step": each.step} for each in run.outputs.model_outputs if not small
         ],
     }
+
+
+def _command(tags: dict[str, str], params: dict[str, str]) -> str | None:
+    """What somebody would type to have such a run, if it is one that a command makes."""
+    entry_point = tags.get("entry_point", "")
+    kind = getattr(settings, entry_point.capitalize(), None)
+    if kind is None or "mlflow.parentRunId" in tags:
+        return None
+    defaults = {field.name: options.default_text(field) for field in dataclasses.fields(kind)}
+    changed = [f"{name}={params[name]}" for name, text in defaults.items() if params.get(name, text) != text]
+    return shlex.join(
+        ["mlflow", "run", ".", "-e", entry_point, *(word for pair in changed for word in ("-P", pair))]
+    )
 
 
 def _model_record(model_id: str, experiments: dict[str, str], folder: Path, client: mlflow.MlflowClient) -> Record:
@@ -188,12 +238,25 @@ def _version_record(version: Any) -> Record:
     }
 
 
-def _fetch(client: mlflow.MlflowClient, root: str, path: str, to: Path) -> None:
+def _fetch(client: mlflow.MlflowClient, root: str, path: str, to: Path) -> Path:
     """Copies a file of artifacts, under its path, into a folder."""
     parent = path.rpartition("/")[0]
-    mlflow.artifacts.download_artifacts(
+    file = mlflow.artifacts.download_artifacts(
         artifact_uri=f"{root}/{path}", dst_path=str(to / parent), tracking_uri=client.tracking_uri
     )
+    return Path(file)
+
+
+def _make_small(file: Path) -> None:
+    """Draws a picture in few colours, which a plot does with; drops a file that is large all the same."""
+    if file.suffix == ".png":
+        from PIL import Image
+
+        with Image.open(file) as picture:
+            few = picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+        few.save(file, optimize=True)
+    if len(zlib.compress(file.read_bytes())) > SMALL_BYTES:
+        file.unlink()
 
 
 def _place(uri: str) -> str:

@@ -152,6 +152,28 @@ def ended() -> Iterator[None]:
         mlflow.end_run(status)
 
 
+def describe_launched(record: Any, name: str, text: str) -> None:
+    """Names and describes the launcher's run, if there is one, of a command whose work is no run of its own."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id:
+        return
+    client = mlflow.MlflowClient()
+    if _is_generated(client.get_run(run_id).info.run_name):
+        client.update_run(run_id, name=name)
+    client.set_tag(run_id, "entry_point", type(record).__name__.lower())
+    client.set_tag(run_id, "mlflow.note.content", text)
+
+
+def lock_file(purpose: str) -> Path:
+    """The file that processes of this host lock which do one thing to the store that MLflow is pointed at."""
+    uri = str(mlflow.get_tracking_uri())
+    name = uri.removeprefix("sqlite:///")
+    if name != uri:
+        file = Path(name).resolve()
+        return file.with_name(f"{file.name}.{purpose}.lock")
+    return cache.folder() / "stores" / f"{cache.digest([uri, purpose])}.lock"
+
+
 def end_launched_run(run_id: str, status: str) -> None:
     """Ends the launcher's run as KILLED or FINISHED, now and once more after the launcher has had its say.
 
