@@ -17,6 +17,7 @@ from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import latencies
 from fmnist.promotion import Criteria, Decision, decide, measure, note, overtaken, record
 from fmnist.tracking import runs, versions
+from fmnist.tracking.cards import with_section
 from fmnist.tracking.versions import Version
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -175,10 +176,10 @@ def roll_back(name: str) -> dict[str, Any]:
 
 
 def _note(name: str, number: str, word: str, text: str) -> None:
-    """Puts a decision on a version: as a tag, and at the end of its description in place of an earlier one."""
+    """Puts a decision on a version: as a tag, and in its description in place of an earlier one."""
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    description = (client.get_model_version(name, number).description or "").partition(HEADING)[0].rstrip()
-    client.update_model_version(name, number, f"{description}\n\n{HEADING}\n\n{text}\n\nRun {run_id}.".lstrip())
+    card = client.get_model_version(name, number).description or ""
+    client.update_model_version(name, number, with_section(card, HEADING, f"{text}\n\nRun {run_id}."))
     client.set_model_version_tag(name, number, "promotion", word)
     client.set_model_version_tag(name, number, "promotion.run", run_id)
 

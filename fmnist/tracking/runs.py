@@ -23,11 +23,14 @@ LAUNCHER_SECONDS = 15
 INTERRUPTED_SECONDS = 5.0  # for which somebody who has typed Ctrl-C waits for a server
 
 
-def open_store() -> str:
+def open_store(*, keeps: bool = False) -> str:
     """Opens the store that MLflow is pointed at, and makes it if it is a SQLite file to be; gives its URI.
 
     All that use MLflow come through here: processes that make the tables of one file at once break it. A new
     file gets its name when it is complete, with all that `mlruns_template/` says a store starts with.
+
+    Args:
+        keeps: Whether what a server doesn't take, once it has begun to, is kept until `delivered` ends.
 
     Raises:
         FmnistError: If the store doesn't answer.
@@ -37,7 +40,7 @@ def open_store() -> str:
     name = uri.removeprefix("sqlite:///")
     try:
         if name == uri:
-            if uri.startswith(("http://", "https://")):
+            if keeps and uri.startswith(("http://", "https://")):
                 outbox.enter(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
             return uri
@@ -92,7 +95,7 @@ def run(record: Any, name: str) -> Iterator[str]:
         record: The settings; their class is the run's entry point.
         name: Of the run, unless a person has named the launcher's.
     """
-    open_store()
+    open_store(keeps=True)
     nested = mlflow.active_run() is not None
     with delivered(), ended():
         try:
@@ -189,7 +192,6 @@ def end_launched_run(run_id: str, status: str) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
-    outbox.leave()  # nothing is kept of this
     client = mlflow.MlflowClient()
     client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS

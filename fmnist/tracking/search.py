@@ -46,7 +46,7 @@ def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
 @contextmanager
 def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
     """The run of a trial, under a run that another process may own; gives its id."""
-    open_store()
+    open_store(keeps=True)
     experiment = mlflow.get_run(parent).info.experiment_id
     with delivered(), ended():
         texts = {"mlflow.parentRunId": parent, "entry_point": "trial"} | {
