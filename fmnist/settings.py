@@ -308,8 +308,10 @@ class Reproduce:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.run.strip():
-            raise FmnistError("run: expected the id of a run, as `mlflow ui` shows it; type -P run=ID")
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.run):
+            raise FmnistError(
+                f"run: expected the id of a run, as `mlflow ui` shows it; received {self.run!r}. Type -P run=ID"
+            )
 
 
 def parse_run_ids(text: str) -> tuple[str, ...]:
