@@ -5,6 +5,7 @@ them); `fmnist.cli` makes the command line from the fields, and `fmnist.options`
 """
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,8 +313,50 @@ class Reproduce:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.run.strip():
-            raise FmnistError("run: expected the id of a run, as `mlflow ui` shows it; type -P run=ID")
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.run):
+            raise FmnistError(
+                f"run: expected the id of a run, as `mlflow ui` shows it; received {self.run!r}. Type -P run=ID"
+            )
+
+
+def parse_run_ids(text: str) -> tuple[str, ...]:
+    """The ids of runs that `ID,ID` names.
+
+    Raises:
+        FmnistError: If one is none, or stands twice.
+    """
+    ids = tuple(each.strip() for each in text.split(","))
+    if not all(re.fullmatch("[0-9a-f]{32}", each) for each in ids) or len(set(ids)) < len(ids):
+        raise FmnistError(
+            f"runs: expected ids of runs, each of 32 characters and once, joined by commas; received {text!r}"
+        )
+    return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make one HTML page of what the runs of a store show: who is better, at what cost, and how that is known."""
+
+    experiment: str = option("", "experiment by name; empty: all of the store")
+    runs: tuple[str, ...] = option(
+        (),
+        "ids of runs, joined by commas: these and those under them; empty: all",
+        parse=parse_run_ids,
+        text=",".join,
+    )
+    to: str = option("report.html", "the file to write; one that is there is replaced")
+
+    def __post_init__(self) -> None:
+        check(self)
+        folder = Path(self.to).expanduser().parent
+        if not os.access(folder, os.W_OK) or not folder.is_dir():
+            raise FmnistError(
+                f"to: expected a file in a folder that is there and can be written; {folder} is none"
+            )
+        if Path(self.to).expanduser().is_dir():
+            raise FmnistError(
+                f"to: expected a file, {self.to} is a folder; type for example -P to={self.to}/report.html"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ SCALED = {  # in place of what is given or left out
     "predict": {"images": "test:0,1,2", "data_dir": ""},  # photos are answered in tests/test_predict.py
     "promote": {},
     "reproduce": {"repeats": "1"},
+    "report": {"experiment": "", "runs": "", "to": "report.html"},
     "export": {"runs": "tests"},
     "import": {},
     "init": {"bundles": str(ROOT / "mlruns_template" / "reference_runs")},

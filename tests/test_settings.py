@@ -28,6 +28,7 @@ ENTRY_POINTS = {
     "import": settings.Import,
     "init": settings.Init,
     "reproduce": settings.Reproduce,
+    "report": settings.Report,
     "doctor": settings.Doctor,
 }
 
