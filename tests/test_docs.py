@@ -43,7 +43,7 @@ SCALED = {  # in place of what is given or left out
     "train": {
         **QUICK,
         **{"validation": "5000", "precision": "float32", "augment": "none", "patience": "0"},
-        **{"tensorboard": "true", "resume": "auto"},  # for all: fewer trainings
+        **{"tensorboard": "true", "resume": "auto", "repeats": "2"},  # for all: fewer trainings
     },
     "benchmark": {
         **{"dataset": "synthetic", "data_dir": "", "models": "mlp", "devices": "cpu", "images": "512"},
@@ -58,7 +58,7 @@ SCALED = {  # in place of what is given or left out
     "evaluate": {},
     "promote": {},
     "reproduce": {"repeats": "1"},
-    "export": {"runs": "tests"},
+    "export": {"runs": "RUN_ID"},
     "import": {},
     "report": {"experiment": "tests"},
     "predict": {"images": "test:0,1,2"},
