@@ -56,12 +56,12 @@ SCALED = {  # in place of what is given or left out
         **{"seed": "0", "sampler": "tpe", "pruner": "auto", "space": "width=64..128, layers=1, batch_size=256"},
     },
     "evaluate": {},
+    "predict": {"images": "test:0,1,2", "data_dir": ""},  # photos are answered in tests/test_predict.py
     "promote": {},
     "reproduce": {"repeats": "1"},
+    "report": {"experiment": "", "runs": "", "to": "report.html"},
     "export": {"runs": "RUN_ID"},
     "import": {},
-    "report": {"experiment": "tests"},
-    "predict": {"images": "test:0,1,2"},
     "init": {"bundles": str(ROOT / "mlruns_template" / "reference_runs")},
 }
 IN_SHELL = ("python -c ", "curl ", "mlflow models predict ", "mlflow models generate-dockerfile ")  # in this order
