@@ -13,8 +13,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ LINES = {
     for line in block.replace("\\\n", " ").splitlines()
 }
 QUICK = {"dataset": "synthetic", "data_dir": "", "model": "mlp", "epochs": "1", "device": "cpu"}
+BUNDLE = str(Path(tempfile.mkdtemp()) / "bundle.zip")
 SCALED = {  # in place of what is given or left out
     "main": QUICK,
     "preprocess": {"dataset": "synthetic", "data_dir": "", "validation": "5000"},
@@ -57,12 +60,17 @@ SCALED = {  # in place of what is given or left out
     "evaluate": {},
     "promote": {},
     "reproduce": {"repeats": "1"},
+    "export": {"runs": "all", "to": BUNDLE, "small": "true"},
+    "import": {"bundle": BUNDLE},
+    "init": {},
 }
 IN_SHELL = ("python -c ", "curl ", "mlflow models predict ", "mlflow models generate-dockerfile ")  # in this order
 SERVE = r"mlflow models serve -m models:/fashion-mnist(/1|@champion) --env-manager local( --port \d+)? *(#.*)?$"
 ELSEWHERE = {  # what is not run here, and why
     r"\./run ui": "tests/test_main.py starts MLflow's pages",
     r"mlflow ui ": "tests/test_main.py starts it, as serve-a-model.md prints it",
+    r"docker compose ": "tests/test_team.py runs what compose.yaml says, without Docker",
+    r"(export|unset) MLFLOW_TRACKING_URI": "tests/test_team.py trains on such a server",
     r"pip install ": "it needs a package index",
     r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
     r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
