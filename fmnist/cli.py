@@ -2,7 +2,7 @@
 at a terminal gets a summary, a pipe or a file one line of JSON).
 
 Exit codes: 0 done; 2 something that the user can mend; 3 decided against what was asked for; 128 + signal
-interrupted; 1 a defect of ours.
+interrupted; 1 some of the input could not be used, or a defect of ours.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import click
 
 from fmnist import summary
-from fmnist.errors import FmnistError, Refused
+from fmnist.errors import FmnistError, Outcome
 from fmnist.options import default_text, parse
 
 Settings = TypeVar("Settings")
@@ -59,12 +59,12 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         _fail(error.format_message())
     except FmnistError as error:
         _fail(str(error))
-    except Refused as decision:
+    except Outcome as outcome:
         _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
-        _print_result(decision.result)
-        _say_what_next(decision.result)
-        print(f"refused: {decision}", file=sys.stderr)
-        sys.exit(3)
+        _print_result(outcome.result)
+        _say_what_next(outcome.result)
+        print(f"{outcome.word}: {outcome}", file=sys.stderr)
+        sys.exit(outcome.code)
     except KeyboardInterrupt:
         _end_launched_run(launched_run, "KILLED")
         again = "; the same command with -P resume=auto goes on" if hasattr(settings, "resume") else ""
@@ -134,10 +134,11 @@ def _fail(message: str) -> NoReturn:
 class Progress:
     """A bar where a person watches, a line a step elsewhere; on stderr."""
 
-    def __init__(self, label: str, num_steps: int, *, unit: str = "epoch") -> None:
+    def __init__(self, label: str, num_steps: int, *, unit: str = "epoch", keep: bool = False) -> None:
+        """With `keep`, the text of each step stays above the bar."""
         from tqdm import tqdm
 
-        self._lines = not sys.stderr.isatty()
+        self._lines, self._keep = not sys.stderr.isatty(), keep
         self._bar = tqdm(total=num_steps, desc=label, unit=unit, disable=self._lines)
         self._prefix, self._num_steps, self._done = f"{label} {unit}", num_steps, 0
 
@@ -152,7 +153,10 @@ class Progress:
     def step(self, text: str) -> None:
         """Shows that a step is done, and what came of it."""
         self._done += 1
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update()
         if self._lines:
             print(f"{self._prefix} {self._done}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
+        elif self._keep:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,16 @@ ENTRY_POINTS = {
     "benchmark": settings.Benchmark,
     "tune": settings.Tune,
     "evaluate": settings.Evaluate,
+    "predict": settings.Predict,
     "promote": settings.Promote,
     "main": settings.Main,
     "export": settings.Export,
     "import": settings.Import,
     "init": settings.Init,
     "reproduce": settings.Reproduce,
+    "report": settings.Report,
     "doctor": settings.Doctor,
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize(("name", "record"), ENTRY_POINTS.items())
@@ -61,16 +61,6 @@ def test_the_page_of_an_entry_point_lists_every_parameter_with_its_default_and_a
     rows = [re.fullmatch(r"\| `(\w+)` \| (?:`(.+?)`|empty) \| (\S.*) \|", row) for row in table.splitlines()]
     listed = [(row[1], row[2] or "") for row in rows]
     assert listed == [(field.name, options.default_text(field)) for field in dataclasses.fields(record)]
-
-
-def test_commands_in_the_pages_use_parameters_and_values_that_exist():
-    lines = [line for page in PAGES for line in page.read_text().splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("mlflow run")]
-    assert len(commands) >= 4
-    for words in commands:
-        pairs = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-P"]
-        given = {name: value for name, _, value in pairs}
-        options.parse(ENTRY_POINTS[words[words.index("-e") + 1] if "-e" in words else "main"], given)
 
 
 def test_an_empty_text_is_the_default():

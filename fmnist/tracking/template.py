@@ -20,7 +20,7 @@ from fmnist.tracking import pages
 
 FILE = Path(__file__).parents[2] / "mlruns_template" / "experiments.yaml"  # beside the package when installed, too
 NOTE = "mlflow.note.content"
-WRITTEN = "template.written"
+WRITTEN = "mlflow.template.written"  # MLflow's pages hide what begins so
 OTHERS = "Default"  # an experiment that isn't in the file is described as this one
 
 

@@ -20,6 +20,7 @@ from fmnist.device import Device, conditions
 from fmnist.plots import data as data_plots
 from fmnist.plots import training as plots
 from fmnist.statistics import spread
+from fmnist.tracking import colors
 from fmnist.tracking.cards import repeats_card, run_card
 from fmnist.tracking.models import is_logged as is_logged
 from fmnist.tracking.models import log_model, logged_model_id, parameters
@@ -41,6 +42,7 @@ def log_begin(plan: "Plan", splits: Splits, device: Device, *, resumed_from: str
     """Logs what a training begins with to the active run: the data, the plan, the device."""
     log_dataset(splits)
     log_plan(plan, device)
+    mlflow.set_tags(colors.tag(plan.model.name, plan.seed))
     if resumed_from:
         _log_resumed(resumed_from)
 
