@@ -52,7 +52,7 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
             pairs = dict(_pair(text) for text in given.pop("pairs"))
-            result = job(parse(settings, given | pairs))
+            result = _told(job(parse(settings, given | pairs)))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -61,8 +61,9 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         _fail(str(error))
     except Outcome as outcome:
         _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
-        _print_result(outcome.result)
-        _say_what_next(outcome.result)
+        told = _told(outcome.result)
+        _print_result(told)
+        _say_what_next(told)
         print(f"{outcome.word}: {outcome}", file=sys.stderr)
         sys.exit(outcome.code)
     except KeyboardInterrupt:
@@ -73,6 +74,13 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     _print_result(result)
     _say_what_next(result)
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is after a tracking server that went away took what was kept for it, or didn't."""
+    outbox = sys.modules.get("fmnist.tracking.outbox")  # nothing is imported for it
+    told: dict[str, Any] = outbox.told(result) if outbox else result
+    return told
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -193,6 +193,41 @@ def answers(
                 yield each if isinstance(each, Skipped) else Answer(each, next(probabilities))
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Images `(images, 28, 28)`, and which classes are right of each, `(images, classes)`."""
+
+    images: NDArray[np.uint8]
+    right: NDArray[np.bool_]
+
+    def accuracy(self, predict: Predict) -> float:
+        """The share of which a model gets right."""
+        return float(self.right[np.arange(len(self.right)), predict(self.images).argmax(axis=1)].mean())
+
+
+def labelled(folder: str, class_names: Sequence[str]) -> Labelled:
+    """The photographs in a folder's folders that name classes.
+
+    Raises:
+        FmnistError: If there are none, or one can't be used.
+    """
+    images, right = [], []
+    with ThreadPoolExecutor(machine.num_threads()) as pool:
+        read_one = [pool.submit(read, source, class_names, raw=False, test=None) for source in sources(folder)]
+        for each in (each for future in read_one for each in future.result()):
+            if isinstance(each, Skipped):
+                raise FmnistError(f"photos: {each.name}: {each.reason}; all of them must be usable")
+            if each.truths:
+                images.append(each.image)
+                right.append(np.isin(np.arange(len(class_names)), each.truths))
+    if not images:
+        raise FmnistError(
+            f"photos: expected folders in {folder} that are named after classes, with photographs in them; the "
+            f"classes are {', '.join(class_names)}"
+        )
+    return Labelled(np.array(images), np.array(right))
+
+
 def row(answer: Answer | Skipped, class_names: Sequence[str]) -> str:
     """An answer in a line, for people."""
     if isinstance(answer, Skipped):

@@ -249,6 +249,7 @@ MARGIN_HELP = "accuracy that a faster or smaller model may cost, as a share: 0.0
 MAX_LATENCY_HELP = "milliseconds that one image may take (median)"
 MAX_CALIBRATION_HELP = "expected calibration error that there may be"
 MIN_ROBUSTNESS_HELP = "mean accuracy that there must be on harmed images"
+MIN_PHOTOS_HELP = "accuracy that there must be on the photographs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +262,8 @@ class Promote:
     max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
     max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
     min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
+    photos: str = option("", "folder of photographs, in folders that are named after classes")
+    min_photos: float | None = limit("min_photos", MIN_PHOTOS_HELP)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
     rollback: bool = option(False, "make the previous champion the champion again", choices=("true", "false"))
     registered_model: str = option("fashion-mnist", "whose champion rollback=true takes back")
@@ -272,6 +275,8 @@ class Promote:
                 "candidate: expected a version, or rollback=true, and not both; type for example "
                 "-P candidate=models:/fashion-mnist/2"
             )
+        if self.min_photos and not self.photos:
+            raise FmnistError("min_photos: expected photographs to demand it of; type -P photos=FOLDER too")
         if self.candidate and not re.fullmatch(r"models:/[^/@]+(/\d+|@[^/@]+)", self.candidate):
             raise FmnistError(
                 f"candidate: expected models:/NAME/VERSION or models:/NAME@ALIAS, received {self.candidate!r}"
@@ -308,8 +313,10 @@ class Reproduce:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.run.strip():
-            raise FmnistError("run: expected the id of a run, as `mlflow ui` shows it; type -P run=ID")
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.run):
+            raise FmnistError(
+                f"run: expected the id of a run, as `mlflow ui` shows it; received {self.run!r}. Type -P run=ID"
+            )
 
 
 def parse_run_ids(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from fmnist import cache
 from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import latencies
+from fmnist.prediction import Labelled
 from fmnist.promotion import Criteria, Decision, decide, measure, note, overtaken, record
 from fmnist.tracking import runs, versions
 from fmnist.tracking.cards import with_section
@@ -60,12 +61,22 @@ def incumbent(candidate: Version, against: str, *, champion: str | None) -> Vers
     return found
 
 
-def judge(contenders: list[Version], images: Split, splits: Splits, criteria: Criteria) -> Decision:
+def judge(
+    contenders: list[Version], images: Split, splits: Splits, criteria: Criteria, *, photos: Labelled | None = None
+) -> Decision:
     """Has a candidate and, if there is one, its incumbent answer the same images; decides between them."""
     served = [versions.load(each, len(splits.class_names)) for each in contenders]
     timed = latencies([each.answer for each in served], images.images[:1].astype(np.float32))
     candidate, *incumbents = (
-        measure(str(name), each.predict, images, latency=latency, size_bytes=each.size_bytes, criteria=criteria)
+        measure(
+            str(name),
+            each.predict,
+            images,
+            latency=latency,
+            size_bytes=each.size_bytes,
+            criteria=criteria,
+            photos=photos,
+        )
         for name, each, latency in zip(contenders, served, timed, strict=True)
     )
     return decide(candidate, incumbents[0] if incumbents else None, criteria)

@@ -91,7 +91,7 @@ def find(model_uri: str) -> Version:
     own = tags.get("dataset", "") or (training.dataset if training else "")
     class_names = (info.metadata or {}).get("class_names")
     if not class_names:
-        class_names = DATASETS[own].class_names if own in DATASETS else Version.class_names
+        class_names = DATASETS[own].class_names if own in list(DATASETS) else Version.class_names
     return Version(
         uri=model_uri,
         name=registered.name if registered else "",
