@@ -33,9 +33,9 @@ def main() -> int:
     if "MLFLOW_RUN_ID" in os.environ and ("store", report.WRONG) not in {
         (each.name, each.state) for each in checks
     }:
-        from fmnist.tracking import health
+        from fmnist.tracking import runs
 
-        health.log(settings, report.text(checks))
+        runs.describe_launched(settings, "doctor", f"```\n{report.text(checks)}\n```")
     if not sys.stdout.isatty():
         print(json.dumps(report.as_result(checks)), flush=True)
     return 0 if report.is_healthy(checks) else 1

@@ -11,6 +11,7 @@ from fmnist.settings import Export
 def export(settings: Export) -> dict[str, Any]:
     from fmnist.tracking import exports, runs
 
+    runs.open_store()
     result = exports.export_runs(
         settings.runs, Path(settings.to), small=settings.small, but=os.environ.get("MLFLOW_RUN_ID", "")
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from fmnist import cli
 from fmnist.errors import Refused
+from fmnist.prediction import labelled
 from fmnist.promotion import Criteria, describe, held_out
 from fmnist.settings import Promote
 
@@ -27,9 +28,10 @@ def promote(settings: Promote) -> dict[str, Any]:
     contenders = [candidate, incumbent] if incumbent else [candidate]
     splits = [versions.own_splits(each, settings.data_dir) for each in contenders]
     images = held_out(*splits)
+    photos = labelled(settings.photos, candidate.class_names) if settings.photos else None
     criteria = Criteria(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Criteria)})
     with runs.run(settings, f"promote {candidate}"):
-        decision = log.judge(contenders, images, splits[0], criteria)
+        decision = log.judge(contenders, images, splits[0], criteria, photos=photos)
         result = log.carry_out(candidate, decision, describe(images, splits[0]), before=before)
     if not result["promoted"]:
         raise Refused(result["reason"], result)

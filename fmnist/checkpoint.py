@@ -109,6 +109,20 @@ def discard_all(identity: Identity, epochs: int, *, but: Collection[str] = ()) -
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def rename(ids: Mapping[str, str]) -> None:
+    """Has what is kept of runs, and what they came to, under other ids of runs and models."""
+    for folder in list(_root().glob("*/")) if ids else []:
+        result = folder / RESULT
+        if result.exists():
+            text = known = result.read_text()
+            for old, new in ids.items():
+                text = text.replace(old, new)
+            if text != known:
+                cache.write(result, text)
+        if folder.name in ids:
+            folder.replace(folder.with_name(ids[folder.name]))
+
+
 def unreadable() -> list[Path]:
     """What is kept of runs that can't be gone on from, and that no process is at."""
     return [each for each in _root().glob("*/") if not _about(each) and not cache.is_held(each / "lock")]

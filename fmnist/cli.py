@@ -2,7 +2,7 @@
 at a terminal gets a summary, a pipe or a file one line of JSON).
 
 Exit codes: 0 done; 2 something that the user can mend; 3 decided against what was asked for; 128 + signal
-interrupted; 1 a defect of ours.
+interrupted; 1 some of the input could not be used, or a defect of ours.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import click
 
 from fmnist import summary
-from fmnist.errors import FmnistError, Refused
+from fmnist.errors import FmnistError, Outcome
 from fmnist.options import default_text, parse
 
 Settings = TypeVar("Settings")
@@ -52,19 +52,20 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
             pairs = dict(_pair(text) for text in given.pop("pairs"))
-            result = job(parse(settings, given | pairs))
+            result = _told(job(parse(settings, given | pairs)))
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
     except click.ClickException as error:
         _fail(error.format_message())
     except FmnistError as error:
         _fail(str(error))
-    except Refused as decision:
+    except Outcome as outcome:
         _end_launched_run(launched_run, "FINISHED")  # its work is done; the launcher knows exit code 0 alone
-        _print_result(decision.result)
-        _say_what_next(decision.result)
-        print(f"refused: {decision}", file=sys.stderr)
-        sys.exit(3)
+        told = _told(outcome.result)
+        _print_result(told)
+        _say_what_next(told)
+        print(f"{outcome.word}: {outcome}", file=sys.stderr)
+        sys.exit(outcome.code)
     except KeyboardInterrupt:
         _end_launched_run(launched_run, "KILLED")
         again = "; the same command with -P resume=auto goes on" if hasattr(settings, "resume") else ""
@@ -73,6 +74,13 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         os._exit(128 + received[0])  # an epoch may still be computing in a thread that can't be stopped
     _print_result(result)
     _say_what_next(result)
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is after a tracking server that went away took what was kept for it, or didn't."""
+    outbox = sys.modules.get("fmnist.tracking.outbox")  # nothing is imported for it
+    told: dict[str, Any] = outbox.told(result) if outbox else result
+    return told
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -135,10 +143,11 @@ def _fail(message: str) -> NoReturn:
 class Progress:
     """A bar where a person watches, a line a step elsewhere; on stderr."""
 
-    def __init__(self, label: str, num_steps: int, *, unit: str = "epoch") -> None:
+    def __init__(self, label: str, num_steps: int, *, unit: str = "epoch", keep: bool = False) -> None:
+        """With `keep`, the text of each step stays above the bar."""
         from tqdm import tqdm
 
-        self._lines = not sys.stderr.isatty()
+        self._lines, self._keep = not sys.stderr.isatty(), keep
         self._bar = tqdm(total=num_steps, desc=label, unit=unit, disable=self._lines)
         self._prefix, self._num_steps, self._done = f"{label} {unit}", num_steps, 0
 
@@ -153,7 +162,10 @@ class Progress:
     def step(self, text: str) -> None:
         """Shows that a step is done, and what came of it."""
         self._done += 1
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update()
         if self._lines:
             print(f"{self._prefix} {self._done}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
+        elif self._keep:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()

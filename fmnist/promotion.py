@@ -16,6 +16,7 @@ from fmnist.errors import FmnistError
 from fmnist.evaluation import evaluate
 from fmnist.evaluation.corruptions import Predict, robustness
 from fmnist.evaluation.speed import Latency
+from fmnist.prediction import Labelled
 from fmnist.statistics import agresti_min, mcnemar
 
 MIN_IMAGES = 100
@@ -33,6 +34,7 @@ class Criteria:
     max_latency_ms: float | None = None
     max_calibration_error: float | None = None
     min_robustness: float | None = None
+    min_photos: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Contender:
     """Of one image."""
     size_bytes: int
     """Of what serves."""
+    photos: float | None = None
+    """The share of photographs that it got right; None if there were none."""
 
     @property
     def accuracy(self) -> float:
@@ -127,9 +131,16 @@ def describe(images: Split, candidate: Splits) -> str:
 
 
 def measure(
-    name: str, predict: Predict, images: Split, *, latency: Latency, size_bytes: int, criteria: Criteria
+    name: str,
+    predict: Predict,
+    images: Split,
+    *,
+    latency: Latency,
+    size_bytes: int,
+    criteria: Criteria,
+    photos: Labelled | None = None,
 ) -> Contender:
-    """What a model does with images."""
+    """What a model does with images, and with photographs."""
     probabilities = predict(images.images)
     asked = criteria.min_robustness is not None
     return Contender(
@@ -139,6 +150,7 @@ def measure(
         robustness=robustness(predict, images.images, images.labels).mean if asked else None,
         latency=latency,
         size_bytes=size_bytes,
+        photos=photos.accuracy(predict) if photos else None,
     )
 
 
@@ -184,6 +196,7 @@ def decide(candidate: Contender, incumbent: Contender | None, criteria: Criteria
             ("median latency in ms", candidate.latency.median, "at most", criteria.max_latency_ms, ".3g"),
             ("calibration error", candidate.calibration_error, "at most", criteria.max_calibration_error, ".2%"),
             ("robustness", candidate.robustness, "at least", criteria.min_robustness, ".2%"),
+            ("accuracy on photographs", candidate.photos, "at least", criteria.min_photos, ".2%"),
         )
         if limit is not None and value is not None and (value < limit if bound == "at least" else value > limit)
     )
@@ -239,6 +252,7 @@ def record(decision: Decision) -> dict[str, Any]:
                 "accuracy": each.accuracy,
                 "calibration_error": each.calibration_error,
                 "robustness": each.robustness,
+                "photos": each.photos,
                 "latency_ms_median": each.latency.median,
                 "size_bytes": each.size_bytes,
             }
@@ -255,6 +269,7 @@ def note(decision: Decision, images: str, word: str) -> str:
         ("accuracy", lambda each: f"{each.accuracy:.2%}"),
         ("calibration error", lambda each: f"{each.calibration_error:.2%}"),
         ("robustness", lambda each: markdown.number(each.robustness, ".2%", none="not asked for")),
+        ("photographs", lambda each: markdown.number(each.photos, ".2%", none="not asked for")),
         ("one image, median", lambda each: f"{each.latency.median:.3g} ms"),
         ("size", lambda each: f"{each.size_bytes / 2**20:.2f} MiB"),
     )

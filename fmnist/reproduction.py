@@ -192,11 +192,15 @@ def note(comparisons: Sequence[Comparison]) -> str:
             continue
         lines += ["", f"Seed {each.then.seed}: run {each.then.run_id} then, {each.now.run_id} now", ""]
         lines += markdown.table(("figure", "then", "now", "difference", "seeds differ by"), _rows(each))
-    facts = [(name, *pair) for name, pair in apart(worst.then, worst.now).items()]
-    if facts:
-        lines += ["", "What sets the two apart:", "", *markdown.table(("", "then", "now"), facts)]
-    else:
-        lines += ["", "Machine, versions, code and device are the same."]
+    found = apart(worst.then, worst.now)
+    if not found:
+        return "\n".join([*lines, "", "Machine, versions, code and device are the same."])
+    facts = [(name, *pair) for name, pair in found.items()]
+    lines += ["", "What sets the two apart:", "", *markdown.table(("", "then", "now"), facts)]
+    threads = found.get("device.threads", ("", ""))
+    if worst.verdict != BITS and all(map(str.isdigit, threads)) and int(threads[0]) < int(threads[1]):
+        last = int(threads[0]) - 1
+        lines += ["", f"Sums depend on the threads: type `taskset -c 0-{last}` first, to have as many as then."]
     return "\n".join(lines)
 
 

@@ -5,12 +5,14 @@ them); `fmnist.cli` makes the command line from the fields, and `fmnist.options`
 """
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fmnist.errors import FmnistError
+from fmnist.images import parse_images
 from fmnist.options import AUTO, Settings, check, limit, option
 from fmnist.registry import DATASETS, MODELS, unknown
 
@@ -247,6 +249,7 @@ MARGIN_HELP = "accuracy that a faster or smaller model may cost, as a share: 0.0
 MAX_LATENCY_HELP = "milliseconds that one image may take (median)"
 MAX_CALIBRATION_HELP = "expected calibration error that there may be"
 MIN_ROBUSTNESS_HELP = "mean accuracy that there must be on harmed images"
+MIN_PHOTOS_HELP = "accuracy that there must be on the photographs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +262,8 @@ class Promote:
     max_latency_ms: float | None = limit("max_latency_ms", MAX_LATENCY_HELP)
     max_calibration_error: float | None = limit("max_calibration_error", MAX_CALIBRATION_HELP)
     min_robustness: float | None = limit("min_robustness", MIN_ROBUSTNESS_HELP)
+    photos: str = option("", "folder of photographs, in folders that are named after classes")
+    min_photos: float | None = limit("min_photos", MIN_PHOTOS_HELP)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
     rollback: bool = option(False, "make the previous champion the champion again", choices=("true", "false"))
     registered_model: str = option("fashion-mnist", "whose champion rollback=true takes back")
@@ -270,10 +275,31 @@ class Promote:
                 "candidate: expected a version, or rollback=true, and not both; type for example "
                 "-P candidate=models:/fashion-mnist/2"
             )
+        if self.min_photos and not self.photos:
+            raise FmnistError("min_photos: expected photographs to demand it of; type -P photos=FOLDER too")
         if self.candidate and not re.fullmatch(r"models:/[^/@]+(/\d+|@[^/@]+)", self.candidate):
             raise FmnistError(
                 f"candidate: expected models:/NAME/VERSION or models:/NAME@ALIAS, received {self.candidate!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answer photographs of clothes, or other images, with a model, and show what it saw."""
+
+    images: str = option("test:0,1,2", "files and folders of images, and test images by number, joined by commas")
+    model_uri: str = option("models:/fashion-mnist@champion", "the model, for example models:/fashion-mnist/3")
+    raw: bool = option(
+        False, "images are in the dataset's form already: 28x28, light on black", choices=("true", "false")
+    )
+    dataset: str = option("", "whose test images test:N names; empty: the one that the model was trained on")
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+        parse_images(self.images)
+        if self.dataset and self.dataset not in DATASETS:
+            raise unknown("dataset", self.dataset, DATASETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +313,50 @@ class Reproduce:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.run.strip():
-            raise FmnistError("run: expected the id of a run, as `mlflow ui` shows it; type -P run=ID")
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.run):
+            raise FmnistError(
+                f"run: expected the id of a run, as `mlflow ui` shows it; received {self.run!r}. Type -P run=ID"
+            )
+
+
+def parse_run_ids(text: str) -> tuple[str, ...]:
+    """The ids of runs that `ID,ID` names.
+
+    Raises:
+        FmnistError: If one is none, or stands twice.
+    """
+    ids = tuple(each.strip() for each in text.split(","))
+    if not all(re.fullmatch("[0-9a-f]{32}", each) for each in ids) or len(set(ids)) < len(ids):
+        raise FmnistError(
+            f"runs: expected ids of runs, each of 32 characters and once, joined by commas; received {text!r}"
+        )
+    return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make one HTML page of what the runs of a store show: who is better, at what cost, and how that is known."""
+
+    experiment: str = option("", "experiment by name; empty: all of the store")
+    runs: tuple[str, ...] = option(
+        (),
+        "ids of runs, joined by commas: these and those under them; empty: all",
+        parse=parse_run_ids,
+        text=",".join,
+    )
+    to: str = option("report.html", "the file to write; one that is there is replaced")
+
+    def __post_init__(self) -> None:
+        check(self)
+        folder = Path(self.to).expanduser().parent
+        if not os.access(folder, os.W_OK) or not folder.is_dir():
+            raise FmnistError(
+                f"to: expected a file in a folder that is there and can be written; {folder} is none"
+            )
+        if Path(self.to).expanduser().is_dir():
+            raise FmnistError(
+                f"to: expected a file, {self.to} is a folder; type for example -P to={self.to}/report.html"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

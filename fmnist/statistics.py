@@ -96,3 +96,32 @@ def mcnemar(one: int, other: int) -> float:
     from scipy import special
 
     return min(1.0, 2 * float(special.bdtr(min(one, other), one + other, 0.5)))
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float:
+    """The two-sided p of Welch's t-test: how often samples of one mean, of two values or more, differ so much.
+
+    Source: Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
+    """
+    from scipy import special
+
+    errors = [statistics.variance(values) / len(values) for values in (one, other)]
+    difference = abs(statistics.fmean(one) - statistics.fmean(other))
+    if not sum(errors):
+        return 0.0 if difference else 1.0
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (one, other), strict=True)
+    )
+    return float(2 * special.stdtr(freedom, -difference / math.sqrt(sum(errors))))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """The p of several tests such that one in twenty reports, not tests, finds what isn't there at 0.05.
+
+    Source: Holm 1979, https://www.jstor.org/stable/4615733
+    """
+    adjusted, largest = [0.0] * len(values), 0.0
+    for done, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
+        largest = max(largest, min(1.0, (len(values) - done) * values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -5,11 +5,12 @@ from typing import Any
 
 SHARES = ("accuracy", "calibration_error", "robustness", "f1")  # what is shown in percent
 WIDTH = 88  # of what is still shown on one line
+TABLES = ("answers", "skipped")  # a person has seen each of their rows already
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """A line for each figure; what is too long for one has its parts below it. What isn't known is left out."""
-    known = {name: value for name, value in result.items() if not _is_empty(value)}
+    known = {name: value for name, value in result.items() if not _is_empty(value) and name not in TABLES}
     width = max((len(_words(name)) for name in known), default=0)
     for name, value in known.items():
         text = _text(name, value)

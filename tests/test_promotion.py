@@ -12,10 +12,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 from conftest import Store, register_foreign, tracked_in
+from PIL import Image, ImageDraw
 
 from fmnist import cache
 from fmnist.data import Split, Splits
-from fmnist.errors import FmnistError
+from fmnist.errors import FmnistError, Refused
 from fmnist.evaluation.speed import Latency
 from fmnist.options import parse
 from fmnist.promotion import Contender, Criteria, compare, decide, held_out
@@ -53,7 +54,7 @@ def test_agresti_and_mins_interval_is_that_worked_out_by_hand(one, other, n, low
 
 def contender(name: str, right: np.ndarray, *, milliseconds: float = 1.0, size_bytes: int = 1000) -> Contender:
     latency = Latency(((0.99 * milliseconds, milliseconds, 1.01 * milliseconds),) * 2)
-    return Contender(name, right, 0.02, 0.6, latency, size_bytes)
+    return Contender(name, right, 0.02, 0.6, latency, size_bytes, photos=0.75)
 
 
 def pair(only_candidate: int, only_incumbent: int, **candidate: float) -> tuple[Contender, Contender]:
@@ -107,6 +108,7 @@ def test_a_candidate_is_promoted_only_if_it_is_better_or_as_good_and_faster_or_s
         ({"max_latency_ms": 0.5}, "median latency in ms 1, at most 0.5 allowed"),
         ({"max_calibration_error": 0.01}, "calibration error 2.00%, at most 1.00% allowed"),
         ({"min_robustness": 0.7}, "robustness 60.00%, at least 70.00% allowed"),
+        ({"min_photos": 0.8}, "accuracy on photographs 75.00%, at least 80.00% allowed"),
     ],
 )
 @pytest.mark.parametrize("first", [False, True])
@@ -165,6 +167,7 @@ def test_two_that_have_too_little_new_to_both_are_not_compared(other, message):
         ({"candidate": "runs:/abc/model"}, "candidate: expected models:/NAME/VERSION"),
         ({"candidate": "models:/a/1", "max_latency_ms": "fast"}, "max_latency_ms: expected a number above 0"),
         ({"candidate": "models:/a/1", "min_robustness": "0"}, "min_robustness: expected a number above 0"),
+        ({"candidate": "models:/a/1", "min_photos": "0.6"}, "min_photos: expected photographs to demand it of"),
         ({"candidate": "models:/a/1", "margin": "-1"}, "margin: expected at least 0"),
     ],
 )
@@ -262,6 +265,28 @@ def test_a_refusal_leaves_the_champion_says_why_and_ends_its_run_as_finished(sto
         time.sleep(0.1)
     assert store.client.get_run(result["run_id"]).data.tags["reason"] == result["reason"]
     assert store.client.get_model_version(NAME, "3").tags["promotion"] == "refused"
+
+
+def test_photographs_can_be_demanded_and_are_answered_by_both(store, better, tmp_path):
+    from entry_points.promote import promote
+
+    for label, folder in enumerate(("t-shirt", "trouser", "things")):
+        (tmp_path / folder).mkdir()
+        for shade in (60, 90):  # trousers on a wall, wherever they lie
+            picture = Image.new("RGB", (90, 120), (200, 190, 170))
+            legs = [(30, 18), (60, 18), (64, 105), (50, 105), (45, 45), (40, 105), (26, 105)]
+            ImageDraw.Draw(picture).polygon(legs, fill=(shade, 40 + label, 90))
+            picture.save(tmp_path / folder / f"{shade}.png")
+    with tracked_in(store):
+        asked = Promote(candidate=f"models:/{NAME}/3", photos=str(tmp_path), min_photos=0.6)
+        with pytest.raises(Refused, match=r"^accuracy on photographs 50.00%, at least 60.00% allowed; ") as caught:
+            promote(asked)
+        assert caught.value.result["incumbent"]["photos"] == 0.5
+        (tmp_path / "trouser" / "note.txt").write_text("no photo")
+        with pytest.raises(FmnistError, match=r"^photos: .*note\.txt: .*; all of them must be usable$"):
+            promote(asked)
+        with pytest.raises(FmnistError, match=r"^photos: expected folders in .* that are named after classes"):
+            promote(Promote(candidate=f"models:/{NAME}/3", photos=str(tmp_path / "things")))
 
 
 def test_a_refusal_exits_with_code_3(store, better):

@@ -118,7 +118,7 @@ def test_more_seeds_show_whether_a_difference_is_within_their_spread(store, firs
         from fmnist.tracking import reproduction
 
         parent = reproduction.find(found["run_id"]).settings(Reproduce(run="r"))
-        assert (parent.repeats, parent.seed, parent.hyper) == (4, 0, "dense=16;activation=relu")
+        assert (parent.repeats, parent.seed, parent.hyper) == (4, 0, "activation=relu;dense=16")
         child = reproduction.find(found["spread"]["runs"][1]).settings(Reproduce(run="r", device="cpu"))
         assert (child.repeats, child.seed, str(child.validation)) == (1, 2, f"{SPLIT}:0")
         assert child.registered_model == "none"
@@ -126,7 +126,7 @@ def test_more_seeds_show_whether_a_difference_is_within_their_spread(store, firs
 
 def test_a_run_that_can_not_be_done_again_is_refused_in_one_line_before_any_training(store, first):
     made = {
-        "no run 'nobody'": "nobody",
+        "no run nobody": "nobody",
         "is RUNNING; expected one that has FINISHED": copy_of(store, first, status="RUNNING"),
         "is KILLED; expected one that has FINISHED": copy_of(store, first, status="KILLED"),
         "digest 1234, the data now": copy_of(store, first, **{"dataset.digest": "1234"}),
@@ -144,8 +144,25 @@ def test_a_run_that_can_not_be_done_again_is_refused_in_one_line_before_any_trai
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     assert len(store.client.search_runs([store.experiment])) == before
-    with pytest.raises(FmnistError, match="type -P run=ID"):
+    with pytest.raises(FmnistError, match="Type -P run=ID"):
         settings.Reproduce()
+
+
+def test_an_imported_run_is_found_by_its_new_id_and_by_the_one_it_had(store, first, new_store, tmp_path):
+    from fmnist import bundle
+    from fmnist.tracking import bundles, exports, reproduction
+
+    exports.export(exports.find([first], store.client), tmp_path / "runs.zip", store.client, small=True)
+    there = new_store()
+    with bundle.unpacked(tmp_path / "runs.zip") as folder:
+        ids = bundles.bring(folder, there.client)
+    asked = Reproduce(run=first)
+    with tracked_in(store):
+        wanted, digest = reproduction.find(first).settings(asked), reproduction.find(first).digest
+    with tracked_in(there):
+        for run_id in (first, ids[first]):
+            found = reproduction.find(run_id)
+            assert (found.run.info.run_id, found.digest, found.settings(asked)) == (ids[first], digest, wanted)
 
 
 def record(seed: int, accuracy: float, *, weights: str | None = "a", **facts: str) -> Record:
@@ -168,6 +185,14 @@ def test_where_the_spread_is_not_known_it_is_not_claimed():
     found = compare(record(0, 0.9), record(0, 0.9001, weights="b"), [record(1, 0.9), record(2, 0.5)])
     assert found.verdict == DIFFERS
     assert "runs of 2 other seeds, expected 3 at least; type -P repeats=5" in found.reason
+
+
+def test_fewer_threads_then_are_a_reason_that_can_be_tried():
+    one, many = {"device.threads": "2"}, {"device.threads": "16"}
+    text = note([compare(record(0, 0.9, **one), record(0, 0.9001, weights="b", **many), [])])
+    assert "| device.threads | 2 | 16 |" in text
+    assert "`taskset -c 0-1`" in text
+    assert "taskset" not in note([compare(record(0, 0.9, **many), record(0, 0.9001, weights="b", **one), [])])
 
 
 def test_a_run_without_a_digest_of_its_weights_is_said_to_be():

@@ -21,12 +21,14 @@ ENTRY_POINTS = {
     "benchmark": settings.Benchmark,
     "tune": settings.Tune,
     "evaluate": settings.Evaluate,
+    "predict": settings.Predict,
     "promote": settings.Promote,
     "main": settings.Main,
     "export": settings.Export,
     "import": settings.Import,
     "init": settings.Init,
     "reproduce": settings.Reproduce,
+    "report": settings.Report,
     "doctor": settings.Doctor,
 }
 

@@ -16,7 +16,18 @@ NUM_CLASSES = 10
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+MAX_BYTES = 1 << 29  # ten times Fashion-MNIST's; a gzipped file may grow a thousandfold
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def count(path: Path) -> int | None:
+    """How many images an IDX file says that it holds; None if it isn't one, or can't be read."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(8)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return int(struct.unpack(">I", start[4:])[0]) if start[:4] == b"\0\0\x08\x03" and len(start) == 8 else None
 
 
 def read(path: Path) -> NDArray[np.uint8]:
@@ -25,12 +36,15 @@ def read(path: Path) -> NDArray[np.uint8]:
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
 
     Raises:
-        FmnistError: If it isn't an IDX file of unsigned bytes, or is shorter or longer than it says.
+        FmnistError: If it isn't an IDX file of unsigned bytes, is shorter or longer than it says, or too large.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise FmnistError(f"{path}: expected a gzipped IDX file, but it can't be unpacked ({error})") from None
+    if len(content) > MAX_BYTES:
+        raise FmnistError(f"{path}: expected at most {MAX_BYTES:,} bytes, received more")
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 3:
         raise FmnistError(
             f"{path}: expected an IDX file of unsigned bytes, which begins with 00 00 08; "

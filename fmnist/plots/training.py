@@ -33,20 +33,42 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int) -> 
     return figure
 
 
-def confusion_matrix(confusion: NDArray[np.int64], class_names: Sequence[str], *, split: str = "test") -> Figure:
-    """A heat map: for each true class (row), the share in percent that was taken for each class."""
+def confusion_matrix(
+    confusion: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    split: str = "test",
+    rows: Sequence[str] | None = None,
+    title: str = "",
+) -> Figure:
+    """A heat map: for each true class (row), the share in percent that was taken for each class.
+
+    Args:
+        confusion: `(true, predicted)`.
+        class_names: Of the columns.
+        split: For the title.
+        rows: Names of the rows, where they aren't the classes.
+        title: Another one.
+    """
     figure = Figure(figsize=(8.5, 7.2), layout="constrained")
     panel = figure.subplots()
-    mesh = _draw_confusion(panel, confusion, class_names, digits=1)
+    mesh = _draw_confusion(panel, confusion, class_names, rows=rows or class_names, digits=1)
     panel.set(xlabel="predicted", ylabel="true")
-    panel.set_title(f"{split} accuracy {np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,} images")
+    count = confusion.sum()
+    panel.set_title(title or f"{split} accuracy {np.trace(confusion) / count:.2%} of {count:,} images")
     bar = figure.colorbar(mesh, ax=panel, label="% of the true class", shrink=0.7)
     bar.outline.set_visible(False)
     return figure
 
 
 def _draw_confusion(
-    panel: Axes, confusion: NDArray[np.int64], class_names: Sequence[str], *, digits: int, fontsize: float = 8
+    panel: Axes,
+    confusion: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    rows: Sequence[str],
+    digits: int,
+    fontsize: float = 8,
 ) -> QuadMesh:
     """Draws a confusion matrix: the shares of each row in percent, with so many digits behind the point."""
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -56,9 +78,9 @@ def _draw_confusion(
         color = "white" if value > 50 else "#303030"
         text = f"{value:.{digits}f}"
         panel.text(column + 0.5, row + 0.5, text, color=color, fontsize=fontsize, ha="center", va="center")
-    places = np.arange(len(class_names)) + 0.5
-    panel.set_xticks(places, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
-    panel.set_yticks(places, labels=class_names)
+    columns = np.arange(len(class_names)) + 0.5
+    panel.set_xticks(columns, labels=class_names, rotation=45, ha="right", rotation_mode="anchor")
+    panel.set_yticks(np.arange(len(rows)) + 0.5, labels=rows)
     panel.set(aspect="equal")
     panel.invert_yaxis()
     panel.tick_params(length=0, labelsize=fontsize)
@@ -84,7 +106,7 @@ def card(
     """
     figure = Figure(figsize=(8.2, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-    _draw_confusion(left, confusion, class_names, digits=0, fontsize=6.5)
+    _draw_confusion(left, confusion, class_names, rows=class_names, digits=0, fontsize=6.5)
     left.set_title("% of each true class (row), as predicted", fontsize=8)
     columns, height = 5, 1.42
     for place, (image, label, answer) in enumerate(zip(images[:20], labels, predicted, strict=False)):

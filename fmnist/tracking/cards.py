@@ -75,6 +75,14 @@ def model_card(result: Mapping[str, Any], version: str, experiment_id: str) -> s
     )
 
 
+def with_section(description: str, heading: str, text: str) -> str:
+    """A description with a section in place of an earlier one of the same heading, or at its end."""
+    before, _, rest = description.partition(heading)
+    _, mark, after = rest.partition("\n### ")
+    parts = (before.strip(), f"{heading}\n\n{text}", f"{mark}{after}".strip())
+    return "\n\n".join(filter(None, parts))
+
+
 def _mean(together: Mapping[str, Any]) -> str:
     test = together["test_accuracy"]
     return (

@@ -19,7 +19,6 @@ from fmnist import bundle, machine, options, settings
 from fmnist.bundle import Record
 from fmnist.errors import FmnistError
 from fmnist.tracking.bundles import files, pages
-from fmnist.tracking.runs import open_store
 
 SMALL_BYTES = 40 * 1024
 """Of a file as it lies in the zip."""
@@ -74,9 +73,8 @@ def export_runs(wanted: Sequence[str], to: Path, *, small: bool, but: str) -> di
         but: Id of a run that is left out.
 
     Raises:
-        FmnistError: If there is no such run, or the store doesn't answer.
+        FmnistError: If there is no such run, or the store doesn't answer any more.
     """
-    open_store()
     client = mlflow.MlflowClient()
     try:
         found = find(wanted, client, but=but)

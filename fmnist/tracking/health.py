@@ -22,7 +22,6 @@ from alembic.script import ScriptDirectory
 
 from fmnist import cache
 from fmnist.doctor.report import MENDED, NOTE, OK, WRONG, Check, command, size, space, unwritable
-from fmnist.settings import Doctor
 
 NAME = "store"
 NO_RUN = "0" * 32
@@ -38,14 +37,6 @@ def examine(*, fix: bool) -> list[Check]:
     if re.match(r"(postgresql|mysql|mssql)\b", uri):
         return [_database(uri, where)]
     return [_server(where)]
-
-
-def log(record: Doctor, text: str) -> None:
-    """Logs what was found as the description of the launcher's run."""
-    from fmnist.tracking import runs  # which takes matplotlib along
-
-    with runs.run(record, "doctor"):
-        mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```")
 
 
 def _sqlite(uri: str, *, fix: bool) -> list[Check]:

@@ -17,6 +17,7 @@ VIEWS = {  # by what a run is
     **dict.fromkeys(("tune", "trial"), "search"),
     **dict.fromkeys(("benchmark", "cell"), "cpu-and-gpu"),
     **dict.fromkeys(("evaluate", "promote"), "evaluations"),
+    "predict": "photographs",
 }
 
 

@@ -15,8 +15,10 @@ from fmnist import cache
 from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import latencies
+from fmnist.prediction import Labelled
 from fmnist.promotion import Criteria, Decision, decide, measure, note, overtaken, record
 from fmnist.tracking import runs, versions
+from fmnist.tracking.cards import with_section
 from fmnist.tracking.versions import Version
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -59,12 +61,22 @@ def incumbent(candidate: Version, against: str, *, champion: str | None) -> Vers
     return found
 
 
-def judge(contenders: list[Version], images: Split, splits: Splits, criteria: Criteria) -> Decision:
+def judge(
+    contenders: list[Version], images: Split, splits: Splits, criteria: Criteria, *, photos: Labelled | None = None
+) -> Decision:
     """Has a candidate and, if there is one, its incumbent answer the same images; decides between them."""
     served = [versions.load(each, len(splits.class_names)) for each in contenders]
     timed = latencies([each.answer for each in served], images.images[:1].astype(np.float32))
     candidate, *incumbents = (
-        measure(str(name), each.predict, images, latency=latency, size_bytes=each.size_bytes, criteria=criteria)
+        measure(
+            str(name),
+            each.predict,
+            images,
+            latency=latency,
+            size_bytes=each.size_bytes,
+            criteria=criteria,
+            photos=photos,
+        )
         for name, each, latency in zip(contenders, served, timed, strict=True)
     )
     return decide(candidate, incumbents[0] if incumbents else None, criteria)
@@ -175,10 +187,10 @@ def roll_back(name: str) -> dict[str, Any]:
 
 
 def _note(name: str, number: str, word: str, text: str) -> None:
-    """Puts a decision on a version: as a tag, and at the end of its description in place of an earlier one."""
+    """Puts a decision on a version: as a tag, and in its description in place of an earlier one."""
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    description = (client.get_model_version(name, number).description or "").partition(HEADING)[0].rstrip()
-    client.update_model_version(name, number, f"{description}\n\n{HEADING}\n\n{text}\n\nRun {run_id}.".lstrip())
+    card = client.get_model_version(name, number).description or ""
+    client.update_model_version(name, number, with_section(card, HEADING, f"{text}\n\nRun {run_id}."))
     client.set_model_version_tag(name, number, "promotion", word)
     client.set_model_version_tag(name, number, "promotion.run", run_id)
 

@@ -19,8 +19,8 @@ from fmnist.tracking.versions import check_missing
 RECIPE, HYPER, SEED = "recipe.", "hyper.", "recipe.seed"
 NO_RECIPE = (SEED, "recipe.device", "recipe.model")
 METRICS = ("train/", "val/", "test/", "kept_epoch", "num_parameters")
-FACTS = ("machine.", "version.", "device")
-CODE = ("commit", "code")
+FACTS = ("machine.", "version.", "device", "commit", "code")
+NO_FACTS = ("machine.threads",)  # which is device.threads
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Original:
             texts
             | {
                 "model": tags["model"],
-                "hyper": ";".join(f"{name}={value}" for name, value in hyper.items()),
+                "hyper": ";".join(f"{name}={value}" for name, value in sorted(hyper.items())),
                 "dataset": self.dataset,
                 "data_dir": asked.data_dir or (own_folder if Path(own_folder).is_dir() else ""),
                 "validation": str(validation),
@@ -70,20 +70,15 @@ def find(run_id: str) -> Original:
     Raises:
         FmnistError: If there is no such run, it isn't one of a training, or it hasn't come to its end.
     """
-    client = mlflow.MlflowClient()
-    try:
-        run = client.get_run(run_id)
-    except mlflow.MlflowException as error:
-        check_missing(error)
-        raise FmnistError(
-            f"run: no run {run_id!r} in {mlflow.get_tracking_uri()}; `mlflow ui` shows the ids"
-        ) from None
+    run = _run(run_id)
+    if run is None:
+        raise FmnistError(f"run: no run {run_id} in {mlflow.get_tracking_uri()}; `mlflow ui` shows the ids")
     kind = run.data.tags.get("entry_point") or run.data.tags.get("mlflow.project.entryPoint") or "another kind"
     if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
         state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
         raise FmnistError(f"run: {run_id} is {state}; expected one that has FINISHED")
     parent_id = run.data.tags.get("mlflow.parentRunId")
-    parent = client.get_run(parent_id) if parent_id and "dataset" not in run.data.params else run
+    parent = (_run(parent_id) if parent_id and "dataset" not in run.data.params else None) or run
     if SEED in run.data.params:
         seeds = [run]
     elif "resumed_from" in run.data.tags:
@@ -148,6 +143,21 @@ def log_comparison(original: Original) -> tuple[dict[str, Any], str]:
     return {"run_id": run.info.run_id, **result}, text
 
 
+def _run(run_id: str) -> Run | None:
+    """The run of an id, its own or the one that it had where it was imported from."""
+    try:
+        return mlflow.get_run(run_id)
+    except mlflow.MlflowException as error:
+        check_missing(error)
+    brought: list[Run] = mlflow.search_runs(
+        filter_string=f"tags.`bundle.run` = '{run_id}'",
+        search_all_experiments=True,
+        output_format="list",
+        max_results=1,
+    )
+    return brought[0] if brought else None
+
+
 def _record(run: Run) -> Record:
     client, tags = mlflow.MlflowClient(), run.data.tags
     names = [name for name in run.data.metrics if name.startswith(METRICS)]
@@ -159,7 +169,7 @@ def _record(run: Run) -> Record:
             for name in names
         },
         weights=tags.get("weights.sha256"),
-        facts={name: value for name, value in tags.items() if name.startswith(FACTS) or name in CODE},
+        facts={name: value for name, value in tags.items() if name.startswith(FACTS) and name not in NO_FACTS},
     )
 
 

@@ -17,16 +17,20 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from fmnist import cache, options
 from fmnist.errors import FmnistError
-from fmnist.tracking import template
+from fmnist.tracking import outbox, template
 
 LAUNCHER_SECONDS = 15
+INTERRUPTED_SECONDS = 5.0  # for which somebody who has typed Ctrl-C waits for a server
 
 
-def open_store() -> str:
+def open_store(*, keeps: bool = False) -> str:
     """Opens the store that MLflow is pointed at, and makes it if it is a SQLite file to be; gives its URI.
 
     All that use MLflow come through here: processes that make the tables of one file at once break it. A new
     file gets its name when it is complete, with all that `mlruns_template/` says a store starts with.
+
+    Args:
+        keeps: Whether what a server doesn't take, once it has begun to, is kept until `delivered` ends.
 
     Raises:
         FmnistError: If the store doesn't answer.
@@ -36,6 +40,8 @@ def open_store() -> str:
     name = uri.removeprefix("sqlite:///")
     try:
         if name == uri:
+            if keeps and uri.startswith(("http://", "https://")):
+                outbox.enter(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
             return uri
         file = Path(name).resolve()
@@ -52,6 +58,8 @@ def open_store() -> str:
             if experiment and not client.get_experiment_by_name(experiment):
                 template.fill(client, experiment)
     except (mlflow.MlflowException, OSError, cache.LockError) as error:
+        if mlflow.active_run() is None:
+            outbox.leave()
         raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from None
     return f"sqlite:///{file}"
 
@@ -87,10 +95,10 @@ def run(record: Any, name: str) -> Iterator[str]:
         record: The settings; their class is the run's entry point.
         name: Of the run, unless a person has named the launcher's.
     """
-    open_store()
-    with ended():
+    open_store(keeps=True)
+    nested = mlflow.active_run() is not None
+    with delivered(), ended():
         try:
-            nested = mlflow.active_run() is not None
             launched = not nested and "MLFLOW_RUN_ID" in os.environ
             run_name = None if launched else name
             active = mlflow.start_run(nested=nested, run_name=run_name, log_system_metrics=True)
@@ -103,6 +111,20 @@ def run(record: Any, name: str) -> Iterator[str]:
         texts = options.texts(record)
         mlflow.log_params({name: text for name, text in texts.items() if name not in active.data.params})
         yield active.info.run_id
+
+
+@contextmanager
+def delivered() -> Iterator[None]:
+    """What is logged within is sent to a server, or left as a bundle, before this ends; not within a run."""
+    outermost, seconds = mlflow.active_run() is None, None
+    try:
+        yield
+    except KeyboardInterrupt:
+        seconds = INTERRUPTED_SECONDS
+        raise
+    finally:
+        if outermost:
+            outbox.leave(seconds)
 
 
 @contextmanager
@@ -161,7 +183,15 @@ def end_launched_run(run_id: str, status: str) -> None:
     MLflow's launcher compares a run's status with numbers though it is text, so it takes no run for ended
     and writes FAILED over any status as soon as the script has exited with another code than 0.
     """
-    open_store()
+    give_up = time.monotonic() + outbox.DELIVERY_SECONDS
+    while True:
+        try:
+            open_store()
+            break
+        except FmnistError:  # a server may come back; nobody waits for this
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
     client = mlflow.MlflowClient()
     client.set_terminated(run_id, status)
     give_up = time.monotonic() + LAUNCHER_SECONDS

@@ -13,7 +13,7 @@ from fmnist.statistics import spread
 from fmnist.tracking.models import load_model as load_model
 from fmnist.tracking.models import log_model as log_model
 from fmnist.tracking.models import register as register
-from fmnist.tracking.runs import ended, log_figure, open_store, value_text
+from fmnist.tracking.runs import delivered, ended, log_figure, open_store, value_text
 from fmnist.tracking.training import log_dataset as log_dataset
 from fmnist.tracking.training import log_epoch as log_epoch
 from fmnist.tracking.training import log_plan as log_plan
@@ -46,9 +46,9 @@ def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
 @contextmanager
 def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
     """The run of a trial, under a run that another process may own; gives its id."""
-    open_store()
+    open_store(keeps=True)
     experiment = mlflow.get_run(parent).info.experiment_id
-    with ended():
+    with delivered(), ended():
         texts = {"mlflow.parentRunId": parent, "entry_point": "trial"} | {
             key: str(value) for key, value in tags.items()
         }

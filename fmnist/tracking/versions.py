@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fmnist import data
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
+from fmnist.registry import DATASETS
 from fmnist.serving import loader
 from fmnist.settings import Validation, parse_validation
 
@@ -45,6 +46,8 @@ class Version:
     tags: Mapping[str, str]
     training: Training | None
     """None if it isn't known."""
+    class_names: tuple[str, ...] = tuple("0123456789")
+    """Its own, or those of the dataset that it was trained on; numbers where neither is known."""
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}" if self.name else self.uri
@@ -83,13 +86,20 @@ def find(model_uri: str) -> Version:
         raise FmnistError(f"no model at {model_uri}: {error}") from None
     if info.signature is not None:
         _check_signature(model_uri, info.signature)
+    tags = registered.tags if registered else {}
+    training = _training((registered and registered.run_id) or info.run_id)
+    own = tags.get("dataset", "") or (training.dataset if training else "")
+    class_names = (info.metadata or {}).get("class_names")
+    if not class_names:
+        class_names = DATASETS[own].class_names if own in list(DATASETS) else Version.class_names
     return Version(
         uri=model_uri,
         name=registered.name if registered else "",
         number=str(registered.version) if registered else "",
         model_id=info.model_id,
-        tags=registered.tags if registered else {},
-        training=_training((registered and registered.run_id) or info.run_id),
+        tags=tags,
+        training=training,
+        class_names=tuple(class_names),
     )
 
 
