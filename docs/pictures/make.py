@@ -51,11 +51,11 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-def save(page: Page, name: str, *, height: int) -> None:
-    """Saves what is right of MLflow's menu and above a height, with few colours."""
+def save(page: Page, name: str) -> None:
+    """Saves what is right of MLflow's menu and above its round button, with few colours."""
     page.wait_for_timeout(4000)  # charts move to their place
     left = round(page.get_by_text("Runs", exact=True).last.bounding_box()["x"]) - 60
-    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB").crop((left, 0, WIDTH, height))
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB").crop((left, 0, WIDTH, HEIGHT - 60))
     shot.quantize(NUM_COLORS, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
     print(HERE / f"{name}.png", (HERE / f"{name}.png").stat().st_size // 1000, "kB")
 
@@ -68,13 +68,10 @@ def main() -> None:
         # MLflow's own assistant opens by itself at the first visit and takes a quarter of the page.
         context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
         page = context.new_page()
-        for name, view, charts, height in (
-            ("compare-models", "compare-models", True, 1060),
-            ("compare-models-table", "compare-models", False, 540),
-        ):
-            page.goto(f"{address}/{pages.experiment_path(experiment, view=view, charts=charts)}")
+        for view in ("compare-models",):
+            page.goto(f"{address}/{pages.experiment_path(experiment, view=view)}")
             page.get_by_text("matching runs").wait_for()
-            save(page, name, height=height)
+            save(page, view)
         browser.close()
 
 
