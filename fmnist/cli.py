@@ -94,7 +94,8 @@ def _say_what_next(result: dict[str, Any]) -> None:
     if "run_id" in result and is_tracked:
         from fmnist.tracking import pages
 
-        print("\n".join(pages.after(result["run_id"])), file=sys.stderr)
+        for line in pages.after(result["run_id"]):
+            print(line, file=sys.stderr)
     if result.get("registered") and sys.stderr.isatty():
         serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
         print(f"Serve:   {os.environ.get('FMNIST_RUN', '')}{serve}", file=sys.stderr)
