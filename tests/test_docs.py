@@ -72,8 +72,6 @@ ELSEWHERE = {  # what is not run here, and why
     r"docker compose ": "tests/test_team.py runs what compose.yaml says, without Docker",
     r"(export|unset) MLFLOW_TRACKING_URI": "tests/test_team.py trains on such a server",
     r"pip install ": "it needs a package index",
-    r"docker compose ": "Docker isn't here; tests/test_team.py starts the same without it",
-    r"(export|unset) MLFLOW_TRACKING_URI": "it sets what the commands after it see",
     r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
     r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
     r"(\./run|python -m|mlflow run \. -e) (entry_points\.)?doctor": "tests/test_doctor.py runs it",
