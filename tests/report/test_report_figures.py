@@ -114,7 +114,7 @@ def test_a_claim_is_measured_by_the_models_own_recipe_alone():
 
 def test_gains_of_a_gpu_are_measured_by_rows_of_both_devices():
     rows = [
-        made_row(model=model, device=device, factor=factor)
+        made_row(model=model, device=device, factor=factor) | {"images": 60_000}
         for model in ("mlp", "cnn64")
         for device, factor in (("cpu", 1.0), ("gpu", 0.25))
     ]
@@ -127,6 +127,8 @@ def test_gains_of_a_gpu_are_measured_by_rows_of_both_devices():
     text = page(made_gathered(benchmarks=[benchmark]), {}, "")
     assert "CPU time over GPU time" in text
     assert "No benchmark" not in text
+    fewer = claims([], [Benchmark(benchmark.run, [row | {"images": 1000} for row in rows])])
+    assert claim("training time", fewer).measured == []
     half = claims([], [Benchmark(benchmark.run, [row for row in rows if row["device"] == "cpu"])])
     assert claim("training time", half).commands
 
