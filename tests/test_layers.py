@@ -20,7 +20,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"processes", "markdown", "summary", "bundle"},
     {"photos.files", "photos.network"},
     {"photos.cutting"},
-    {"photos.form"},
+    {"photos.form", "photos.sleeves"},
     {"photos"},
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
@@ -117,7 +117,7 @@ HOMES = {
     "platformdirs": {"cache"},
     "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
     "PIL": {"evaluation.corruptions", "report.images", "photos.files", "tracking.exports"},
-    "cv2": {"photos", "photos.network", "photos.cutting", "photos.form"},
+    "cv2": {"photos", "photos.network", "photos.cutting", "photos.form", "photos.sleeves"},
     "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
 }
