@@ -24,7 +24,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"data.download", "data.synthetic", "data.idx"},
     {"data.datasets", "data.splits"},
     {"data"},
-    {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed"},
+    {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed", "evaluation.strangeness"},
     {"models", "device", "evaluation", "plots", "checkpoint"},
     {"prediction"},
     {"evaluation.assessment", "promotion", "reproduction"},

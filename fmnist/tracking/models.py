@@ -8,6 +8,7 @@ import mlflow
 
 from fmnist import serving
 from fmnist.data import Splits
+from fmnist.evaluation import strangeness
 from fmnist.settings import augment_text
 from fmnist.tracking.cards import model_card
 from fmnist.tracking.runs import value_text
@@ -41,6 +42,7 @@ def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
         params=parameters(plan),
         class_names=splits.class_names,
         check_images=splits.train.images[: serving.flavor.NUM_CHECKED],
+        strangeness=strangeness.learn(splits.train.images, splits.validation.images),
         metadata={"model": plan.model.name},
     )
     return logged.model_uri
