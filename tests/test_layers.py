@@ -22,6 +22,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"photos.form"},
     {"photos"},
     {"data.download", "data.synthetic", "data.idx"},
+    {"data.photographs"},
     {"data.datasets", "data.splits"},
     {"data"},
     {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed", "evaluation.strangeness"},

@@ -29,6 +29,8 @@ def parameters(plan: "Plan") -> dict[str, str]:
         "patience": plan.patience,
         "seed": plan.seed,
     }
+    if plan.start:
+        recipe["start_from"] = plan.start.version
     return {f"recipe.{name}": str(value) for name, value in recipe.items()} | {
         f"hyper.{name}": value_text(value) for name, value in plan.hyperparameters.items()
     }
