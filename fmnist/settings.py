@@ -304,6 +304,18 @@ class Predict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Serve a page on which a person shows a model photos and drawings, and sees what it sees."""
+
+    model_uri: str = option("models:/fashion-mnist@champion", "the model, for example models:/fashion-mnist/3")
+    port: int = option(7860, "where the page is", minimum=1, below=65536)
+    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 shows the page to the network")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reproduce:
     """Do a training again, and say whether it comes to the same: bit for bit, or within the spread of seeds."""
 

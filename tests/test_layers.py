@@ -28,7 +28,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"evaluation.calibration", "evaluation.corruptions", "evaluation.speed", "evaluation.strangeness"},
     {"models", "device", "evaluation", "plots", "checkpoint"},
     {"prediction"},
-    {"evaluation.assessment", "promotion", "reproduction"},
+    {"evaluation.assessment", "promotion", "reproduction", "demo"},
     {"plots.data", "plots.benchmark"},
     {"plots.training", "plots.evaluation", "plots.answers"},
     {"engine.randomness", "engine.result"},
@@ -113,11 +113,12 @@ HOMES = {
     "psutil": {"machine", "processes", "benchmark.cell"},
     "filelock": {"cache", "checkpoint", "processes"},
     "platformdirs": {"cache"},
-    "scipy": {"statistics", "evaluation.calibration", "evaluation.corruptions"},
-    "PIL": {"evaluation.corruptions", "report.images", "photos.files", "tracking.exports"},
+    "scipy": {"demo", "statistics", "evaluation.calibration", "evaluation.corruptions"},
+    "PIL": {"demo", "evaluation.corruptions", "report.images", "photos.files", "tracking.exports"},
     "cv2": {"photos.cutting", "photos.form"},
     "pillow_heif": {"photos.files"},
     "pynvml": {"machine"},
+    "gradio": {"demo"},
 }
 MODULES = {
     ".".join(path.relative_to(ROOT / "fmnist").with_suffix("").parts).removesuffix(".__init__"): path
