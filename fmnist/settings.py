@@ -134,6 +134,7 @@ class Train:
         minimum=0,
     )
     repeats: int = option(1, "trainings over so many seeds, from seed on, as nested runs", minimum=1)
+    start_from: str = option("", "version whose weights to begin with, for example models:/fashion-mnist@champion")
     resume: str = option("", "run id, or auto: go on from the checkpoint of an interrupted run")
     registered_model: str = option("fashion-mnist", "name in the model registry, or none")
     tensorboard: bool = option(False, "write TensorBoard events too", choices=("true", "false"))
