@@ -69,8 +69,6 @@ SERVE = r"mlflow models serve -m models:/fashion-mnist(/1|@champion) --env-manag
 ELSEWHERE = {  # what is not run here, and why
     r"\./run ui": "tests/test_pages.py opens MLflow's pages in a browser",
     r"mlflow ui ": "tests/test_main.py starts it, as serve-a-model.md prints it",
-    r"docker compose ": "tests/test_team.py runs what compose.yaml says, without Docker",
-    r"(export|unset) MLFLOW_TRACKING_URI": "tests/test_team.py trains on such a server",
     r"pip install ": "it needs a package index",
     r"docker compose ": "Docker isn't here; tests/test_team.py starts the same without it",
     r"(export|unset) MLFLOW_TRACKING_URI": "it sets what the commands after it see",

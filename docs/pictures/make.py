@@ -68,10 +68,9 @@ def main() -> None:
         # MLflow's own assistant opens by itself at the first visit and takes a quarter of the page.
         context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
         page = context.new_page()
-        for view in ("compare-models",):
-            page.goto(f"{address}/{pages.experiment_path(experiment, view=view)}")
-            page.get_by_text("matching runs").wait_for()
-            save(page, view)
+        page.goto(f"{address}/{pages.experiment_path(experiment, view='compare-models')}")
+        page.get_by_text("matching runs").wait_for()
+        save(page, "compare-models")
         browser.close()
 
 
