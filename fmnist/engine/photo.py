@@ -13,12 +13,14 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-CLEAN = 0.4
+CLEAN = 0.3
 """The share of images that stay as they are, but for the flip, so that the dataset's own test loses little."""
-WIDEST = 1.7
-"""The most that an image is widened; the longest edge fills the frame again."""
+WIDEST, WIDEST_NARROW = log(1.6), log(2.0)
+"""The logarithm of the most that an image is widened, and a narrow one; the longest edge fills the frame again."""
+SPREAD, SPREAD_NARROW = 0.2, 0.35
+"""The most that a hem, and narrow trouser legs, spread."""
 TURN = radians(12)
-ARMS = radians(30)
+ARMS = radians(40)
 """The most that sleeves are raised."""
 SOLID = 10.0
 """Fainter than this, of 255, is background."""
@@ -49,9 +51,10 @@ class Photo(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
         (left, width), (top, height) = (
             _extent(ops.sum(ops.cast(pixels > SOLID, "float32"), axis)) for axis in (1, 2)
         )
-        widening = ops.exp(self._uniform(-0.5 * log(WIDEST), log(WIDEST)))
+        narrow = width < 0.62 * height  # dresses and trousers, as a rule
+        widening = ops.exp(self._uniform(-0.5, 1) * ops.where(narrow, WIDEST_NARROW, WIDEST))
         sleeved = ops.logical_and(width > 0.65 * height, width < 1.1 * height)  # tops, as a rule
-        arms = self._uniform(-0.1, 1) * ARMS * ops.cast(ops.logical_and(sleeved, self._chance(0.5)), "float32")
+        arms = self._uniform(-0.1, 1) * ARMS * ops.cast(ops.logical_and(sleeved, self._chance(0.6)), "float32")
         reach = width * widening + 1.3 * height * ops.sin(ops.maximum(arms, 0.0))
         scale = side / ops.maximum(reach, height) * ops.exp(self._uniform(-0.08, 0.08))
 
@@ -62,7 +65,8 @@ class Photo(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
         x, y = ops.cos(turn) * x + ops.sin(turn) * y, ops.cos(turn) * y - ops.sin(turn) * x
         x = x + self._uniform(-0.1, 0.1) * y  # slanted
         y = y + self._uniform(-0.1, 0.1) * (ops.abs(x) - half / 2)  # both sides hang, or rise
-        x = x / (1 + self._uniform(-0.12, 0.2) * y / half)  # the hem spreads, or the shoulders do
+        spread = self._uniform(-0.6, 1) * ops.where(narrow, SPREAD_NARROW, SPREAD)
+        x = x / (1 + spread * y / half)
 
         # Around each shoulder, the more the farther out.
         out, shoulder = width * widening * scale / 2, -0.35 * height * scale
@@ -73,34 +77,34 @@ class Photo(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
         x = ops.where(x < 0, -raised, raised)
         y = ops.sin(angle) * across + ops.cos(angle) * down + shoulder
 
-        columns = left + (width - 1) / 2 + x / (scale * widening) + 0.3 * self._field(5, side)
-        rows = top + (height - 1) / 2 + y / scale + 0.3 * self._field(5, side)
+        columns = left + (width - 1) / 2 + x / (scale * widening) + 0.25 * self._field(5, side)
+        rows = top + (height - 1) / 2 + y / scale + 0.25 * self._field(5, side)
         return columns, rows
 
     def _with_a_wrong_border(self, pixels: Any, side: int) -> Any:
-        """In a fifth of the images the silhouette gains a pixel in some places and loses one in others."""
+        """In some images the silhouette gains a pixel in some places and loses one in others."""
         grown = ops.max_pool(pixels[..., None], 3, 1, "same")[..., 0]
         worn = -ops.max_pool(-pixels[..., None], 3, 1, "same")[..., 0]
         field = self._field(5, side)
-        share = ops.clip(2 * ops.abs(field) - 1, 0.0, 1.0) * ops.cast(self._chance(0.2), "float32")
+        share = ops.clip(2 * ops.abs(field) - 1, 0.0, 1.0) * ops.cast(self._chance(0.15), "float32")
         return pixels + (ops.where(field > 0, worn, grown) - pixels) * share
 
     def _in_other_cloth(self, tones: Any, side: int) -> Any:
         """Other contrast, light from a side, prints and stripes, within the silhouette; 0-1."""
         inside = ops.clip(tones * (255 / 15), 0.0, 1.0)
-        darkest, lightest = self._uniform(0, 0.1), self._uniform(0.5, 1)
+        darkest, lightest = self._uniform(0, 0.05), self._uniform(0.5, 1)
         tones = ops.power(ops.maximum(tones, 1e-4), ops.exp(self._uniform(-0.4, 0.4)))
         tones = darkest + (lightest - darkest) * tones
-        tones = ops.where(self._chance(0.03), self._uniform(0.25, 1), tones)  # no texture at all
-        tones = tones + 0.1 * self._uniform(0, 1) * self._field(3, side)
+        tones = ops.where(self._chance(0.02), self._uniform(0.25, 1), tones)  # no texture at all
+        tones = tones + 0.06 * self._uniform(0, 1) * self._field(3, side)
         place = ops.arange(side, dtype="float32")
         place = ops.where(self._chance(0.7), ops.reshape(place, (1, side, 1)), ops.reshape(place, (1, 1, side)))
         stripes = ops.sign(ops.sin(self._uniform(0, 6.3) + self._uniform(0.6, 2.2) * place))
         prints = ops.where(self._chance(0.35), stripes, ops.clip(self._field(8, side), -1.0, 1.0))
-        strength = self._uniform(0.05, 0.4) * ops.cast(self._chance(0.2), "float32")
+        strength = self._uniform(0.05, 0.4) * ops.cast(self._chance(0.15), "float32")
         tones = ops.clip(tones + strength * prints, 0.03, 1.0) * inside
         blurred = ops.average_pool(tones[..., None], 3, 1, "same")[..., 0]
-        return tones + (blurred - tones) * self._uniform(0, 0.15)
+        return tones + (blurred - tones) * self._uniform(0, 0.1)
 
     def _uniform(self, low: float, high: float) -> Any:
         """A number for each image, `(batch, 1, 1)`."""

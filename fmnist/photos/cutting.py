@@ -71,7 +71,7 @@ def _one_of_a_pair(mask: Mask) -> Mask | None:
 
     padded = np.pad(mask, 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
-    for share in np.arange(0.0, 0.8, 0.08):  # the border is worn away until there are two cores
+    for share in np.arange(0.0, 0.65, 0.08):  # the border is worn away until there are two cores
         _, parts, statistics, _ = cv2.connectedComponentsWithStats((depth > share * depth.max()).astype(np.uint8))
         areas = statistics[1:, cv2.CC_STAT_AREA]
         if len(areas) < 2:

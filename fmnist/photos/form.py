@@ -12,6 +12,8 @@ from fmnist.photos.cutting import Cut, Mask
 SIDE = 28
 NARROWER = 0.8
 """Garments on a floor lie wider than they hang on a figure, which is how the dataset shows them."""
+LOWER = 0.5
+"""A shoe of a pair is seen from above, where it is broad; the dataset shows shoes from the side."""
 DARKEST = 12
 """The whitest cloth, turned around, is still no background."""
 
@@ -30,9 +32,9 @@ def dataset_form(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
         negative, share = (cv2.warpAffine(each, turn, (side, side)) for each in (negative, share))
     left, top, width, height = cv2.boundingRect((share > 0.5).astype(np.uint8))
     here = slice(top, top + height), slice(left, left + width)
-    across = width * (1.0 if cut.lie_down is not None else NARROWER)
-    factor = SIDE / max(height, across)
-    size = max(1, round(across * factor)), max(1, round(height * factor))
+    across, upward = (width * NARROWER, height) if cut.lie_down is None else (width, height * LOWER)
+    factor = SIDE / max(across, upward)
+    size = max(1, round(across * factor)), max(1, round(upward * factor))
     tones, share = (
         cv2.resize(each, size, interpolation=cv2.INTER_AREA).reshape(size[::-1])
         for each in (negative[here] * share[here], share[here])
