@@ -90,10 +90,12 @@ def _print_result(result: dict[str, Any]) -> None:
 
 def _say_what_next(result: dict[str, Any]) -> None:
     """Says where a run is to be seen and compared, and to a person how to serve the model that came of it."""
-    if "run_id" in result and "mlflow" in sys.modules:  # else nothing was tracked
+    is_tracked = "mlflow" in sys.modules and not str(result.get("tracking", "")).startswith("kept")
+    if "run_id" in result and is_tracked:
         from fmnist.tracking import pages
 
-        print("\n".join(pages.after(result["run_id"])), file=sys.stderr)
+        for line in pages.after(result["run_id"]):
+            print(line, file=sys.stderr)
     if result.get("registered") and sys.stderr.isatty():
         serve = f"mlflow models serve -m models:/{result['registered']} --env-manager local"
         print(f"Serve:   {os.environ.get('FMNIST_RUN', '')}{serve}", file=sys.stderr)

@@ -4,6 +4,7 @@ It asks no other host for anything: no analytics, no fonts from elsewhere, and t
 """
 
 import os
+import socket
 import tempfile
 import threading
 import warnings
@@ -35,6 +36,14 @@ def serving(ask: Ask, class_names: tuple[str, ...], title: str, *, host: str, po
     Raises:
         FmnistError: If Gradio isn't installed, or the port is taken.
     """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise FmnistError(
+                f"port: {host}:{port} can't be listened at ({error}); type another, for example -P port={port + 1}"
+            ) from None
     with tempfile.TemporaryDirectory(prefix="fmnist-demo-") as uploads:
         os.environ |= {
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -42,14 +51,9 @@ def serving(ask: Ask, class_names: tuple[str, ...], title: str, *, host: str, po
             "GRADIO_TEMP_DIR": uploads,
         }
         page, options = _page(ask, class_names, title)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Gradio's own, of what it is made of
-                page.launch(server_name=host, server_port=port, **options)
-        except OSError as error:
-            raise FmnistError(
-                f"port: {host}:{port} can't be listened at ({error}); type another, for example -P port={port + 1}"
-            ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gradio's own, of what it is made of
+            page.launch(server_name=host, server_port=port, **options)
         try:
             yield f"http://{host}:{port}"
         finally:
@@ -79,7 +83,9 @@ def of_drawing(canvas: NDArray[np.uint8] | None, ask: Ask, class_names: tuple[st
     """
     from scipy.ndimage import binary_fill_holes
 
-    lines = np.zeros((1, 1), bool) if canvas is None else canvas[..., 3] > 0
+    if canvas is None:
+        canvas = np.zeros((1, 1, 4), np.uint8)
+    lines = (canvas[..., 3] > 127) & (canvas[..., :3].mean(axis=2) < 128)  # the paper may be white, or nothing
     if not lines.any():
         raise FmnistError("draw a garment first: its outline is enough")
     filled = np.where(binary_fill_holes(lines), 90, 255)  # a grey garment on a white wall
@@ -154,8 +160,12 @@ def _page(ask: Ask, class_names: tuple[str, ...], title: str) -> tuple[Any, dict
                 strange = gradio.Markdown()
                 buttons = ["download", "fullscreen"]  # no sharing by another host
                 with gradio.Row():
-                    outlined = gradio.Image(label="What was cut out", buttons=buttons, format="png", interactive=False)
-                    seen = gradio.Image(label="What the model sees", buttons=buttons, format="png", interactive=False)
+                    outlined = gradio.Image(
+                        label="What was cut out", buttons=buttons, format="png", interactive=False
+                    )
+                    seen = gradio.Image(
+                        label="What the model sees", buttons=buttons, format="png", interactive=False
+                    )
         outputs = [outlined, seen, label, strange]
         photo.input(lambda path: shown(of_photo, path) if path else [None, None, None, ""], photo, outputs)
         draw.click(lambda drawn: shown(of_drawing, drawn["composite"]), drawing, outputs)

@@ -17,7 +17,7 @@ from fmnist.options import AUTO, Settings, check, limit, option
 from fmnist.registry import DATASETS, MODELS, unknown
 
 SPLITS = ("train", "validation", "test")
-AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase")
+AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase", "photo")
 BACKENDS = ("tensorflow", "jax")
 TRAINERS = ("compiled", "fit")
 DEVICES = ("cpu", "gpu")

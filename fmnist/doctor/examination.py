@@ -29,7 +29,17 @@ PROBES = {
     "data": ("platformdirs", True),
 }
 # What the project asks for and a training does without.
-SPARE = {"optuna", "cmaes", "scikit-learn", "plotly", "ai-edge-litert", "httptools", "uvloop", "tensorboard"}
+SPARE = {
+    "optuna",
+    "cmaes",
+    "opencv-python-headless",
+    "scikit-learn",
+    "plotly",
+    "ai-edge-litert",
+    "httptools",
+    "uvloop",
+    "tensorboard",
+}
 EXTRAS = {"jax": "jax", "psycopg": "postgres", "ray": "ray", "pytest": "dev"}
 PATIENCE_SECONDS = 90
 LOCK_SECONDS = 3600  # many times what it takes to make the environment
@@ -66,6 +76,10 @@ def _packages() -> Check:
     install = f"{os.environ['FMNIST_RUN']}train" if "FMNIST_RUN" in os.environ else "pip install -e '.[cpu]'"
     if missing or other:
         parts = [f"not installed: {', '.join(missing)}"] if missing else []
+        if {"mlflow", "keras", "numpy", "tensorflow"} <= set(missing):
+            parts = [
+                "nothing is installed yet" + (": ./run does so at first use" if "FMNIST_RUN" in os.environ else "")
+            ]
         needed = {name for name in (*missing, *(text.partition(" ")[0] for text in other)) if name not in SPARE}
         return Check("packages", WRONG if needed else NOTE, "; ".join([*parts, *other]), install)
     return Check("packages", OK, f"{len(required) + 1} installed, in versions that the project allows")
@@ -138,7 +152,7 @@ def _probe(name: str, *, fix: bool) -> Sequence[Check]:
     if importlib.util.find_spec(module) is None:
         if not needed:
             return ()
-        return [Check(name, WRONG, f"not looked at, for {module} isn't installed: see packages")]
+        return [Check(name, NOTE, f"not looked at, for {module} isn't installed")]  # `packages` says that is wrong
     worker = [sys.executable, "-m", "entry_points.workers.probe", name, *(["fix"] if fix else [])]
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     state = WRONG if needed else NOTE

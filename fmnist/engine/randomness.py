@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 def augmenter(names: tuple[str, ...]) -> "keras.Sequential":
     """Keras layers that change images `(batch, 28, 28, 1)`, 0-255, at random: 36 degrees, a tenth of a
-    side, up to a quarter of the area erased in half of the images."""
+    side, up to a quarter of the area erased in half of the images; `photo` is `fmnist.engine.photo`."""
     from keras import Sequential, layers
+
+    from fmnist.engine.photo import Photo
 
     fill: dict[str, Any] = {"fill_mode": "constant", "fill_value": 0.0, "dtype": "float32"}
     make = {
@@ -21,6 +23,7 @@ def augmenter(names: tuple[str, ...]) -> "keras.Sequential":
         "rotate": lambda: layers.RandomRotation(0.1, **fill),
         "shift": lambda: layers.RandomTranslation(0.1, 0.1, **fill),
         "erase": lambda: layers.RandomErasing(0.5, scale=(0.02, 0.25), fill_value=0.0, dtype="float32"),
+        "photo": Photo,
     }
     return Sequential([make[name]() for name in names], name="augment")
 

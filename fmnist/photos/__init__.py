@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist.photos.cutting import garment
+from fmnist.photos.cutting import cut
 from fmnist.photos.files import read
 from fmnist.photos.form import dataset_form, outline
 
 __all__ = ["Prepared", "prepare", "read"]
+WORKING_SIDE = 256
+"""The longest side, in pixels, of the reduced photograph that is cut."""
 
 
 @dataclass(frozen=True)
@@ -28,5 +30,11 @@ class Prepared:
 
 def prepare(photo: NDArray[np.uint8]) -> Prepared:
     """The garment on a photograph `(height, width, 3)`, RGB; the whole photograph where none is found."""
-    mask = garment(photo)
-    return Prepared(dataset_form(photo, mask), outline(mask, photo.shape[:2]))
+    import cv2
+
+    height, width = photo.shape[:2]
+    factor = WORKING_SIDE / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
+    found = cut(small)
+    return Prepared(dataset_form(small, found), outline(found.mask, (height, width)))

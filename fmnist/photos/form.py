@@ -7,28 +7,42 @@ and kept 8 bits of grey. Source: Xiao, Rasul, Vollgraf 2017, https://arxiv.org/a
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist.photos.cutting import Mask
+from fmnist.photos.cutting import Cut, Mask
 
 SIDE = 28
+NARROWER = 0.8
+"""Garments on a floor lie wider than they hang on a figure, which is how the dataset shows them."""
+LOWER = 0.5
+"""A shoe of a pair is seen from above, where it is broad; the dataset shows shoes from the side."""
+DARKEST = 12
+"""The whitest cloth, turned around, is still no background."""
 
 
-def dataset_form(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
-    """What a mask keeps of a photograph, as an image `(28, 28)`, light on black, never empty."""
+def dataset_form(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
+    """What was cut out of a photograph of the same size, as an image `(28, 28)`, light on black, never empty."""
     import cv2
 
-    height, width = photo.shape[:2]
-    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
-    x, y, wide, high = cv2.boundingRect(full)
-    grey, full = grey[y : y + high, x : x + wide], full[y : y + high, x : x + wide].astype(np.float32)
-    factor = SIDE / max(high, wide)
-    size = max(1, round(wide * factor)), max(1, round(high * factor))
-    negative = cv2.resize((255 - grey.astype(np.float32)) * full, size, interpolation=cv2.INTER_AREA)
-    share = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
-    tones = np.clip(np.where(share > 0, negative, 0), share * 1.0, 255)  # pure white cloth isn't background
+    negative = 255 - cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    share = cut.mask.astype(np.float32)
+    if cut.lie_down is not None:
+        height, width = share.shape
+        side = int(np.hypot(height, width)) + 2
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), cut.lie_down, 1)
+        turn[:, 2] += (side - width) / 2, (side - height) / 2
+        negative, share = (cv2.warpAffine(each, turn, (side, side)) for each in (negative, share))
+    left, top, width, height = cv2.boundingRect((share > 0.5).astype(np.uint8))
+    here = slice(top, top + height), slice(left, left + width)
+    across, upward = (width * NARROWER, height) if cut.lie_down is None else (width, height * LOWER)
+    factor = SIDE / max(across, upward)
+    size = max(1, round(across * factor)), max(1, round(upward * factor))
+    tones, share = (
+        cv2.resize(each, size, interpolation=cv2.INTER_AREA).reshape(size[::-1])
+        for each in (negative[here] * share[here], share[here])
+    )
+    tones = np.where(share > 0.5, np.maximum(tones, DARKEST), tones)
     image = np.zeros((SIDE, SIDE), np.uint8)
     down, right = (SIDE - size[1]) // 2, (SIDE - size[0]) // 2
-    image[down : down + size[1], right : right + size[0]] = tones.round().reshape(size[1], size[0])
+    image[down : down + size[1], right : right + size[0]] = np.clip(tones.round(), 0, 255)
     return image
 
 

@@ -117,14 +117,20 @@ def scatter(
         while any(abs(at - other) < 14 and abs(x - there) < 150 for there, other in taken):
             at += 14
         taken.append((x, at))
-        right = x > (LEFT + WIDTH) / 2
+        length = 11 + 7 * len(mark.label)
+        crowded = any(
+            0 < x_scale(other.x) - x < length and abs(y_scale(other.y) - at) < 16
+            for other in marks
+            if other is not mark
+        )
+        left = (crowded or x + length > WIDTH) and x - length > 0
         bar = [] if mark.low is None or mark.high is None else [_bar(x, y_scale(mark.low), y_scale(mark.high))]
         drawn.append(
             _mark(
                 mark,
                 *bar,
                 _shape(x, y, mark.look),
-                element("text", mark.label, x=x - 11 if right else x + 11, y=at, class_="end" if right else None),
+                element("text", mark.label, x=x - 11 if left else x + 11, y=at, class_="end" if left else None),
             )
         )
     axes = _axes(x_scale, y_scale, x_label=x_label, y_label="test accuracy", x_text=number, y_text=percent)

@@ -35,7 +35,7 @@ def speed(benchmarks: Sequence[Benchmark]) -> Element:
                 0,
                 ratio.times_as_fast.min,
                 ratio.times_as_fast.max,
-                f"{ratio.row['model']} against {ratio.label}",
+                f"{name_of(ratio.row)} against {ratio.label}",
                 f"{name_of(ratio.row)}\nagainst {name_of(ratio.reference)}\n{median(ratio.times_as_fast)} times "
                 f"as fast: "
                 f"median (min-max, rounds)\n{'; '.join(ratio.differences) or 'nothing else differs'}",
@@ -65,10 +65,12 @@ def speed(benchmarks: Sequence[Benchmark]) -> Element:
             for title, gains in crossing["maps"].items():
                 caption = f"Crossover of {crossing['title']}, {title}: CPU time over GPU time"
                 cells = [
-                    (f"width ×{width:g}", *("–" if math.isnan(gain) else f"{gain:.2f}" for gain in line))
+                    (f"width ×{width:g}", *(_gain(gain) for gain in line))
                     for width, line in zip(crossing["widths"], gains, strict=True)
                 ]
-                parts.append(table(caption, ("", *(f"batch {size}" for size in crossing["batch_sizes"])), cells))
+                parts.append(
+                    table(caption, ("model", *(f"batch {size}" for size in crossing["batch_sizes"])), cells)
+                )
     if not any(row["device"] == "gpu" and row["epoch_seconds_median"] for each in benchmarks for row in each.rows):
         what = "No benchmark in this report has timed a GPU" if benchmarks else "No benchmark is in this report"
         parts.append(element("p", f"{what}, so there is no crossover. To measure it: ", code(GPU_COMMAND), "."))
@@ -199,6 +201,14 @@ def _origin(run: Run, what: str, seed: str, kind: str) -> tuple[Child, ...]:
         run.started,
         code(run.command) if run.command else "not known",
     )
+
+
+def _gain(gain: float) -> Child:
+    """CPU time over GPU time: one colour where the GPU is faster, the other where it is slower."""
+    if math.isnan(gain):
+        return "–"
+    side, share = "more" if gain > 1 else "less", min(abs(math.log2(gain)) / 4, 1)
+    return element("span", f"{gain:.2f}", class_="gain", style=f"--side: var(--{side}); --v: {share:.2f}")
 
 
 def _seeds(known: dict[str, float] | None) -> str:

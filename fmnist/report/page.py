@@ -98,10 +98,14 @@ def _headline(found: list[Group]) -> str:
 def _standfirst(gathered: Gathered, found: list[Group]) -> str:
     devices = dict.fromkeys(f"{each.device}: {each.run.device}" for each in gathered.trainings)
     counts = [
-        _count(len(gathered.trainings), "training"),
-        _count(len(found), "model and recipe", "models and recipes"),
-        _count(len(gathered.benchmarks), "benchmark"),
-        _count(len(gathered.searches), "search", "searches"),
+        _count(number, one, many)
+        for number, one, many in (
+            (len(gathered.trainings), "training", ""),
+            (len(found), "model and recipe", "models and recipes"),
+            (len(gathered.benchmarks), "benchmark", ""),
+            (len(gathered.searches), "search", "searches"),
+        )
+        if number
     ]
     where = f", on {'; '.join(devices)}" if devices else ""
     return f"{', '.join(counts)} from {_count(len(gathered.experiments), 'experiment')}{where}."

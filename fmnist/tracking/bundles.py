@@ -32,6 +32,8 @@ from fmnist.tracking import template
 NUM_METRICS, NUM_PARAMS, NUM_TAGS = 1000, 100, 100  # that MLflow takes in a batch
 SERVERS_OWN = {"mlflow.runName", "mlflow.modelVersions", "mlflow.parentRunId"}
 """Tags that follow from what else is brought."""
+JOURNEY = {"bundle.run", "bundle.model", "bundle.version", "bundle.made", "bundle.from", "bundle.sha256"}
+"""Tags that tell of this bundle. The first three hold the first id of all, in the store where it was made."""
 REFERENCE = re.compile(
     r"https?://\S+|experiments/\w+/(runs|models)/((?:m-)?[0-9a-f]{32})\b|(?<![0-9a-f])((?:m-)?[0-9a-f]{32})(?![0-9a-f])"
 )
@@ -114,7 +116,8 @@ class _Bringing:
 
     def make_run(self, run: Record) -> None:
         """Finds a run, or makes it."""
-        found = self._run(run["id"])
+        first = run["tags"].get("bundle.run", run["id"])
+        found = self._run(run["id"]) or self._run(first)
         self.tally.count("runs", is_there=found is not None)
         if found is None:
             tags = {key: value for key, value in run["tags"].items() if key == "mlflow.user"}
@@ -123,27 +126,28 @@ class _Bringing:
             found = self.client.create_run(
                 self._experiment(run["experiment"]),
                 start_time=run["start_time"],
-                tags=tags | {"bundle.run": run["id"]} | self.provenance,
+                tags=tags | {"bundle.run": first} | self.provenance,
                 run_name=run["name"],
             )
         self._know(run["id"], found)
 
     def make_model(self, model: Record) -> None:
         """Finds a logged model, or makes it, with its files."""
-        found = self._model(model["id"])
+        first = model["tags"].get("bundle.model", model["id"])
+        found = self._model(model["id"]) or self._model(first)
         self.tally.count("models", is_there=found is not None)
         if found is None:
             found = self.client.create_logged_model(
                 self._experiment(model["experiment"]),
                 name=model["name"],
                 source_run_id=self.ids.get(model["run"]),
-                tags={"bundle.model": model["id"]} | self.provenance,
+                tags={"bundle.model": first} | self.provenance,
                 params=self._texts(model["params"]),
                 model_type=model["type"],
             )
         self.ids[model["id"]] = found.model_id
         self.experiment_of[found.model_id] = found.experiment_id
-        missing = self._texts(model["tags"], but=SERVERS_OWN | found.tags.keys())
+        missing = self._texts(model["tags"], but=SERVERS_OWN | JOURNEY | found.tags.keys())
         if missing:
             self.client.set_logged_model_tags(found.model_id, missing)
         self._send_files(
@@ -159,7 +163,7 @@ class _Bringing:
         run_id = self.ids[run["id"]]
         there = self.client.get_run(run_id)
         data, ended = there.data, there.info.status != "RUNNING"
-        tags = self._texts(run["tags"], but=SERVERS_OWN)
+        tags = self._texts(run["tags"], but=SERVERS_OWN | JOURNEY)
         if run["parent"] and run["parent"] not in self.ids and (parent := self._run(run["parent"])):
             self._know(run["parent"], parent)  # of another bundle
         if run["parent"] in self.ids:
@@ -221,14 +225,15 @@ class _Bringing:
         if model_id is None:
             return
         told = f"{name}/{version['version']}"
-        found = self._version(name, model_id, told)
+        first = version["tags"].get("bundle.version", told)
+        found = self._version(name, model_id, {told, first})
         self.tally.count("versions", is_there=found is not None)
         if found is None:
             found = self.client.create_model_version(
                 name,
                 f"models:/{model_id}",
                 run_id=self.ids.get(version["run"]),
-                tags=self._texts(version["tags"]) | {"bundle.version": told} | self.provenance,
+                tags=self._texts(version["tags"]) | {"bundle.version": first} | self.provenance,
                 model_id=model_id,
             )
         if version["description"] and not found.description:
@@ -283,7 +288,7 @@ class _Bringing:
         )
         return brought[0] if brought else None
 
-    def _version(self, name: str, model_id: str, told: str) -> Any:
+    def _version(self, name: str, model_id: str, known: set[str]) -> Any:
         """A version that is a logged model; it makes the registered model, if there is none of that name."""
         try:
             self.client.get_registered_model(name)
@@ -299,8 +304,8 @@ class _Bringing:
             return None
         quote = '"' if "'" in name else "'"
         for each in pages(self.client.search_model_versions, f"name = {quote}{name}{quote}"):
-            is_own = f"{name}/{each.version}" == told and "bundle.version" not in each.tags
-            if each.source == f"models:/{model_id}" and (is_own or each.tags.get("bundle.version") == told):
+            first = each.tags.get("bundle.version", f"{name}/{each.version}")
+            if each.source == f"models:/{model_id}" and first in known:
                 return each
         return None
 

@@ -2,6 +2,7 @@
 
 import os
 from http import HTTPStatus
+from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 from urllib.request import ProxyHandler, build_opener
@@ -51,6 +52,8 @@ def after(run_id: str) -> list[str]:
         run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
     except mlflow.MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return []  # deleted, or what was found is the work of a person and of no run
         return [f"Run {run_id} can't be shown now: {error}"]
     key = VIEWS.get(run.data.tags.get("entry_point", ""))
     view = key if f"{VIEW_TAG}{key}" in experiment.tags else None
@@ -59,9 +62,22 @@ def after(run_id: str) -> list[str]:
         f"Compare: {host}/{experiment_path(experiment.experiment_id, view=view)}",
     ]
     if host.startswith("http://127.0.0.1:") and not answers(f"{host}/api/2.0/mlflow/runs/get?run_id={run_id}"):
-        start = "./run ui" if os.environ.get("FMNIST_RUN") else "mlflow ui"
-        return [f"Type {start}, then look at", *lines]
+        return [f"Type {_start()}, then look at", *lines]
     return lines
+
+
+def _start() -> str:
+    """What starts the pages of a store that no server has."""
+    uri = str(mlflow.get_tracking_uri())
+    file = Path(uri.removeprefix("sqlite:///")).resolve()
+    if os.environ.get("FMNIST_RUN"):
+        return "./run ui"
+    if file == Path("mlflow.db").resolve():
+        return "mlflow ui"
+    store = (
+        f"sqlite:///{file}" if uri.startswith("sqlite:") else '"$MLFLOW_TRACKING_URI"'
+    )  # it may hold a password
+    return f"mlflow ui --backend-store-uri {store}"
 
 
 def answers(address: str) -> bool:

@@ -136,10 +136,10 @@ def log_comparison(original: Original) -> tuple[dict[str, Any], str]:
     mlflow.log_dict(result, "reproduction.json")
     mlflow.log_text(text, "reproduction.md")
     own = run.data.tags.get("mlflow.note.content", "")
-    reproduces = f"Does run {original.run.info.run_id} ({original.run.info.run_name}) again."
-    mlflow.set_tags(
-        {"reproduction": result["verdict"], "mlflow.note.content": f"{text}\n\n{reproduces}\n\n{own}".rstrip()}
-    )
+    first, (verdict, _, tables) = original.run.info, text.partition("\n")
+    link = f"Does [{first.run_name}](#/experiments/{first.experiment_id}/runs/{first.run_id}) again."
+    description = "\n".join([verdict, "", link, tables, "", own]).rstrip()
+    mlflow.set_tags({"reproduction": result["verdict"], "mlflow.note.content": description})
     return {"run_id": run.info.run_id, **result}, text
 
 

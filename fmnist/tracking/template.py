@@ -125,6 +125,10 @@ def _state(key: str, view: Mapping[str, Any]) -> dict[str, Any]:
             {"uuid": f"{own}-{place}", "metricSectionId": own, **_chart(chart)}
             for place, chart in enumerate(section["charts"])
         ]
+    sections += [
+        {"uuid": f"{key}-{name}", "name": name, "display": False, "isReordered": True}
+        for name in view.get("folded", ())
+    ]
     widths = {_column(name): width for name, width in view["columns"].items()}
     grouped = [
         dict(zip(("mode", "groupByData"), each.split(".", 1), strict=True)) for each in view.get("group", ())
