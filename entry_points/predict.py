@@ -22,7 +22,9 @@ def predict(settings: Predict) -> dict[str, Any]:
         log.log_begin(version)
         served = versions.load(version, len(names))
         with cli.Progress("predict", sum(map(len, sources)), unit="image", keep=True) as progress:
-            for answer in prediction.answers(sources, served.predict, names, raw=settings.raw, test=test):
+            for answer in prediction.answers(
+                sources, served.predict, names, raw=settings.raw, test=test, strangeness=served.strangeness
+            ):
                 progress.step(prediction.row(answer, names))
                 tally.add(answer)
                 pages.add(answer)

@@ -19,7 +19,7 @@ def reproduce(settings: Reproduce) -> dict[str, Any]:
     original = log.find(settings.run)
     again = original.settings(settings)
     device.refuse_missing(again.device, again.backend)
-    plan = training.plan(again)
+    plan = tracking.begin_with(training.plan(again), again.start_from)
     splits = data.load(again.dataset, data_dir=again.data_dir, validation=again.validation, seed=again.seed)
     log.check_data(original, splits)
     training.check_fits(plan, splits)

@@ -9,6 +9,10 @@ from fmnist.settings import Train
 def train(settings: Train) -> dict[str, Any]:
     device.refuse_missing(settings.device, settings.backend)
     plan = training.plan(settings)
+    if settings.start_from:
+        from fmnist.tracking import training as tracking
+
+        plan = tracking.begin_with(plan, settings.start_from)
     splits = data.load(
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
     )

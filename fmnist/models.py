@@ -2,18 +2,20 @@
 
 The function's keyword arguments are the model's hyperparameters (`-P hyper=`); their annotations say what
 they may be. Every model is framed alike: raw pixels 0-255 go in as `(batch, 28, 28)`, are scaled inside,
-and ten probabilities come out. To add a model, write one function here; every command and test sees it.
-Keras is imported only when a model is built.
+and a probability for each class comes out. To add a model, write one function here; every command and test sees
+it. Keras is imported only when a model is built.
 """
 
 import dataclasses
 import inspect
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from fmnist.classes import named
 from fmnist.errors import FmnistError
 from fmnist.registry import MODELS, unknown
 from fmnist.space import Choice, Point, Space, Span
@@ -137,10 +139,12 @@ class Model:
             layers += getattr(layer, "layers", [])
         return False
 
-    def build(self, hyperparameters: dict[str, Any], *, precision: str, seed: int) -> "keras.Model":
+    def build(
+        self, hyperparameters: dict[str, Any], *, precision: str, seed: int, num_classes: int = NUM_CLASSES
+    ) -> "keras.Model":
         """A Keras model with fresh weights, drawn from the seed.
 
-        Takes raw pixels `(batch, 28, 28)`, float32, 0-255; gives probabilities `(batch, 10)`, float32.
+        Takes raw pixels `(batch, 28, 28)`, float32, 0-255; gives probabilities `(batch, classes)`, float32.
         """
         import keras
 
@@ -154,9 +158,40 @@ class Model:
         for layer in self.builder(**hyperparameters):
             outputs = layer(outputs)
         # The last sums and the softmax stay in float32: bfloat16 has too few digits for probabilities.
-        logits = keras.layers.Dense(NUM_CLASSES, dtype="float32", name="logits")(outputs)
+        logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(outputs)
         probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(logits)
         return keras.Model(pixels, probabilities, name=self.name)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights of an earlier model, to begin with."""
+
+    version: str
+    """Its address."""
+    file: Path
+    """As Keras saves a model."""
+    class_names: tuple[str, ...]
+
+    def give(self, model: "keras.Model", class_names: Sequence[str]) -> None:
+        """Gives a model of the same architecture these weights.
+
+        In the last layer a class gets the weights of the class of its name, or the mean of those that its name
+        stands for; one that is new keeps its fresh ones.
+        """
+        import keras
+
+        earlier = keras.saving.load_model(self.file, compile=False, safe_mode=True)
+        fresh = model.get_layer("logits").get_weights()
+        for layer, other in zip(model.layers, earlier.layers, strict=True):
+            if layer.name != "logits":
+                layer.set_weights(other.get_weights())
+        known = earlier.get_layer("logits").get_weights()
+        for label, name in enumerate(class_names):
+            if same := list(named(name, self.class_names)):
+                for mine, theirs in zip(fresh, known, strict=True):  # kernel (features, classes), bias (classes)
+                    mine[..., label] = theirs[..., same].mean(axis=-1)
+        model.get_layer("logits").set_weights(fresh)
 
 
 def model(name: str, recipe: Recipe, space: Space) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:

@@ -18,6 +18,7 @@ from fmnist.classes import named
 from fmnist.data import Split, idx
 from fmnist.errors import FmnistError
 from fmnist.evaluation.corruptions import Predict
+from fmnist.evaluation.strangeness import Strangeness
 from fmnist.images import parse_images
 from fmnist.statistics import wilson
 
@@ -25,6 +26,7 @@ SIDE = 28
 BATCH = 32
 SHOWN_SIDE = 320  # of a photograph that is kept to be shown
 NUM_LIKELIEST = 3
+STRANGE = "like nothing I was trained on"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Answer:
     seen: Seen
     probabilities: NDArray[np.float32]
     """`(classes,)`."""
+    strangeness: float | None = None
+    """Above 1 the image is like nothing that the model was trained on; None if that isn't known."""
 
     @property
     def label(self) -> int:
@@ -81,6 +85,11 @@ class Answer:
     def likeliest(self) -> list[int]:
         """The three likeliest classes, the likeliest first."""
         return [int(label) for label in np.argsort(-self.probabilities, kind="stable")[:NUM_LIKELIEST]]
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether it is farther from the training images than nearly all held-out ones."""
+        return self.strangeness is not None and self.strangeness > 1
 
     @property
     def right(self) -> bool | None:
@@ -172,6 +181,7 @@ def answers(
     *,
     raw: bool = False,
     test: Split | None = None,
+    strangeness: Strangeness | None = None,
 ) -> Iterator[Answer | Skipped]:
     """A model's answers, in the order of the sources.
 
@@ -181,6 +191,7 @@ def answers(
         class_names: Of the model.
         raw: Files are in the dataset's form already.
         test: The split that numbers stand for.
+        strangeness: How far images are from those that the model was trained on.
     """
     left = iter(found)
     with ThreadPoolExecutor(machine.num_threads()) as pool:
@@ -189,8 +200,9 @@ def answers(
             seen: list[Seen | Skipped] = [each for future in read_one for each in future.result()]
             images = [each.image for each in seen if isinstance(each, Seen)]
             probabilities = iter(predict(np.array(images)) if images else ())
+            strange = iter(strangeness(np.array(images)).tolist() if images and strangeness else ())
             for each in seen:
-                yield each if isinstance(each, Skipped) else Answer(each, next(probabilities))
+                yield each if isinstance(each, Skipped) else Answer(each, next(probabilities), next(strange, None))
 
 
 @dataclass(frozen=True)
@@ -235,7 +247,8 @@ def row(answer: Answer | Skipped, class_names: Sequence[str]) -> str:
     first, *more = (f"{class_names[label]} {answer.probabilities[label]:.0%}" for label in answer.likeliest)
     truth = " or ".join(class_names[label] for label in answer.seen.truths)
     verdict = {None: "", True: "; right", False: f"; is {truth}"}[answer.right]
-    return f"{answer.seen.name}: {first} ({', '.join(more)}){verdict}"
+    strange = f"; {STRANGE}" if answer.is_strange else ""
+    return f"{answer.seen.name}: {first} ({', '.join(more)}){verdict}{strange}"
 
 
 @dataclass
@@ -261,6 +274,7 @@ class Tally:
             "label": answer.label,
             "class_name": names[answer.label],
             "probabilities": [round(float(share), 6) for share in answer.probabilities],
+            "strangeness": None if answer.strangeness is None else round(answer.strangeness, 4),
         }
         if seen.truths:
             record |= {"truth": [names[label] for label in seen.truths], "right": answer.right}

@@ -134,6 +134,7 @@ class Train:
         minimum=0,
     )
     repeats: int = option(1, "trainings over so many seeds, from seed on, as nested runs", minimum=1)
+    start_from: str = option("", "version whose weights to begin with, for example models:/fashion-mnist@champion")
     resume: str = option("", "run id, or auto: go on from the checkpoint of an interrupted run")
     registered_model: str = option("fashion-mnist", "name in the model registry, or none")
     tensorboard: bool = option(False, "write TensorBoard events too", choices=("true", "false"))
@@ -300,6 +301,18 @@ class Predict:
         parse_images(self.images)
         if self.dataset and self.dataset not in DATASETS:
             raise unknown("dataset", self.dataset, DATASETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Serve a page on which a person shows a model photos and drawings, and sees what it sees."""
+
+    model_uri: str = option("models:/fashion-mnist@champion", "the model, for example models:/fashion-mnist/3")
+    port: int = option(7860, "where the page is", minimum=1, below=65536)
+    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 shows the page to the network")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

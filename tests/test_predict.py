@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw
 from fmnist import data, prediction, summary
 from fmnist.classes import named
 from fmnist.errors import FmnistError, Incomplete
+from fmnist.evaluation.strangeness import learn
+from fmnist.evaluation.strangeness import read as kept
 from fmnist.images import parse_images
 from fmnist.options import parse
 from fmnist.settings import Predict, Validation
@@ -310,3 +312,39 @@ def test_an_idx_file_is_read_gzipped_too(tmp_path):
 def test_a_terminal_is_not_shown_the_answers_twice():
     shown = list(summary.lines({"num_images": 1, "answers": [{"file": "a.png"}], "skipped": [{"name": "b"}]}))
     assert shown == ["images  1"]
+
+
+# How strange an image is:
+
+
+@pytest.fixture(scope="module")
+def strangeness():
+    splits = data.load("synthetic", data_dir="", validation=Validation(2000), seed=0)
+    return learn(splits.train.images, splits.validation.images)
+
+
+def test_of_new_images_like_those_trained_on_some_5_percent_are_strange_and_noise_always_is(
+    strangeness, test_split
+):
+    found = strangeness(test_split.images)
+    assert 0.03 < (found > 1).mean() < 0.07
+    noise = np.random.default_rng(0).integers(0, 256, (50, 28, 28)).astype(np.uint8)
+    assert strangeness(noise).min() > 1
+
+
+def test_strangeness_survives_being_written(strangeness, test_split, tmp_path):
+    strangeness.write(tmp_path / "kept.npz")
+    np.testing.assert_array_equal(kept(tmp_path / "kept.npz")(test_split.images), strangeness(test_split.images))
+    assert kept(tmp_path / "missing.npz") is None
+
+
+def test_a_strange_image_is_called_so(strangeness):
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28)).astype(np.uint8)
+    (found,) = strangeness(noise[None])
+    answer = prediction.Answer(prediction.Seen("a.png", noise), np.eye(10, dtype=np.float32)[8], float(found))
+    assert prediction.row(answer, GARMENTS) == (
+        "a.png: Bag 100% (T-shirt/top 0%, Trouser 0%); like nothing I was trained on"
+    )
+    tally = prediction.Tally(GARMENTS)
+    tally.add(answer)
+    assert tally.records[0]["strangeness"] == pytest.approx(found, abs=1e-4)

@@ -22,6 +22,7 @@ ENTRY_POINTS = {
     "tune": settings.Tune,
     "evaluate": settings.Evaluate,
     "predict": settings.Predict,
+    "demo": settings.Demo,
     "promote": settings.Promote,
     "main": settings.Main,
     "export": settings.Export,

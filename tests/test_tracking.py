@@ -173,6 +173,15 @@ def test_the_model_is_registered_with_tags_and_both_flavours(store, run, result)
     assert version.tags["serving"] == run.data.tags["serving"] == "litert"
 
 
+def test_the_version_knows_how_far_an_image_is_from_those_that_it_was_trained_on(store, result):
+    from fmnist.tracking import versions
+
+    splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
+    with tracked_in(store):
+        strangeness = versions.load(versions.find(f"models:/{result['registered']}"), 10).strangeness
+    assert (strangeness(splits.validation.images) > 1).mean() == pytest.approx(0.05, abs=0.001)
+
+
 def test_the_logged_model_is_named_after_the_model_and_has_its_figures_and_parameters(store, run, result):
     model = store.client.get_logged_model(result["model_uri"].removeprefix("models:/"))
     assert (model.name, model.params["recipe.optimizer"], model.params["hyper.dense"]) == ("lenet", "adam", "32")

@@ -103,7 +103,12 @@ def _model(cell: Cell, method: Method, used: device.Device, started: float) -> d
     images = np.concatenate([splits.train.images, splits.validation.images])[: method.images]
     labels = np.concatenate([splits.train.labels, splits.validation.labels])[: method.images]
     start = perf_counter()
-    model = plan.model.build(plan.model.scaled(cell.width), precision=cell.precision, seed=method.seed)
+    model = plan.model.build(
+        plan.model.scaled(cell.width),
+        precision=cell.precision,
+        seed=method.seed,
+        num_classes=len(splits.class_names),
+    )
     engine = engines.load(
         cell.trainer,
         cell.backend,

@@ -29,15 +29,18 @@ def load(dataset: str, *, data_dir: str, validation: Validation, seed: int) -> S
 
     Args:
         dataset: A name of the registry.
-        data_dir: A folder with the four IDX files; empty for FMNIST_DATA_DIR or the download cache.
+        data_dir: A folder with the four IDX files, or with labelled photographs; empty for FMNIST_DATA_DIR or the
+            download cache.
         validation: Which training images are the validation split.
-        seed: Of a stratified split that names none; no other draw depends on it.
+        seed: Of a stratified split that names none, and of the photographs that are for testing.
 
     Raises:
         FmnistError: If the data can't be had, isn't what it should be, or is too small to split.
     """
     path = Path(data_dir or os.environ.get("FMNIST_DATA_DIR", "")).expanduser()
-    folder = Folder(path, required=bool(data_dir)) if path.parts and dataset != "synthetic" else None
+    drawn_by = seed if validation.seed is None else validation.seed
+    used = path.parts and dataset != "synthetic"
+    folder = Folder(path, required=bool(data_dir), seed=drawn_by) if used else None
     if folder and not path.is_dir():
         name = "data_dir" if data_dir else "FMNIST_DATA_DIR"
         raise FmnistError(f"{name}: expected a folder with the four IDX files; {path} is none")
@@ -51,16 +54,16 @@ def load(dataset: str, *, data_dir: str, validation: Validation, seed: int) -> S
             warnings.warn(f"TRAINING ON MADE-UP IMAGES, {fallback['fallback']}", SyntheticFallback, stacklevel=2)
     else:
         source = DATASETS[dataset].find(folder)
-    drawn_by = seed if validation.seed is None else validation.seed
     made = {
         "dataset": dataset,
         "format": FORMAT,
         "source": source.hashes,
         "split": f"{validation.count} stratified" if validation.stratified else f"last {validation.count}",
         "seed": drawn_by if validation.stratified else None,
+        **({"class_names": source.class_names} if source.class_names else {}),
     }
     prepared = cache.folder() / "prepared" / f"{dataset}-{cache.digest(made)}"
-    names = DATASETS[dataset].class_names
+    names = source.class_names or DATASETS[dataset].class_names
     splits = read_prepared(prepared, names)
     if splits is None:
         splits = cut(source.read(), validation, drawn_by, names, made)

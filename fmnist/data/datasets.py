@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fmnist import cache
-from fmnist.data import idx, synthetic
+from fmnist.data import idx, photographs, synthetic
 from fmnist.data.download import fetch
 from fmnist.errors import FmnistError
 from fmnist.registry import DATASETS
@@ -25,6 +25,8 @@ class Source:
     """What names the bytes: SHA-256 by file, or a version."""
     read: Callable[[], idx.Arrays]
     """Gives train images, train labels, test images, test labels."""
+    class_names: tuple[str, ...] | None = None
+    """Where the dataset's name doesn't say them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Folder:
     path: Path
     required: bool
     """Named for this dataset, which must be there; else it may be another's (FMNIST_DATA_DIR)."""
+    seed: int = 0
+    """Draws which photographs are for testing."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +190,22 @@ def _synthetic(folder: Folder | None) -> Source:
 @dataset("folder", class_names=_DIGITS)
 def _folder(folder: Folder | None) -> Source:
     if folder is None:
-        raise FmnistError("dataset=folder: expected the folder of the four IDX files; type -P data_dir=FOLDER")
+        raise FmnistError(
+            "dataset=folder: expected a folder with the four IDX files, or with a folder of photographs for each "
+            "class; type -P data_dir=FOLDER"
+        )
     paths = {}
     for file in idx.FILES:
         found = [path for path in (folder.path / f"{file}.gz", folder.path / file) if path.is_file()]
-        if not found:
-            raise FmnistError(f"{folder.path}: expected the file {file}.gz or {file}, found neither")
-        paths[file] = found[0]
+        if found:
+            paths[file] = found[0]
+    if not paths and (own := photographs.find(folder.path, folder.seed)):
+        return Source(dict(own.hashes), own.read, own.class_names)
+    for file in idx.FILES:
+        if file not in paths:
+            raise FmnistError(
+                f"{folder.path}: expected the file {file}.gz or {file}, found neither; nor folders of photographs"
+            )
     return Source({path.name: cache.sha256(path) for path in paths.values()}, partial(idx.read_four, paths))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist import cache
-from fmnist.data.idx import NUM_CLASSES, Arrays
+from fmnist.data.idx import Arrays
 from fmnist.errors import FmnistError
 from fmnist.settings import SPLITS, Validation
 
@@ -62,7 +62,8 @@ def cut(
     images, labels, test_images, test_labels = arrays
     if validation.count >= len(labels):
         raise FmnistError(
-            f"validation: expected fewer than the {len(labels)} training images, received {validation.count}"
+            f"validation: expected fewer than the {len(labels)} training images, received {validation.count}; "
+            f"type for example -P validation=stratified:{max(len(labels) // 5, 1)}"
         )
     chosen = np.arange(len(labels)) >= len(labels) - validation.count
     if validation.stratified:
@@ -77,7 +78,7 @@ def cut(
         "digest": _digest(parts),
         "counts": {name: len(split) for name, split in parts.items()},
         "class_balance": {
-            name: np.bincount(split.labels, minlength=NUM_CLASSES).tolist() for name, split in parts.items()
+            name: np.bincount(split.labels, minlength=len(class_names)).tolist() for name, split in parts.items()
         },
         "mean": float(parts["train"].images.mean()),
         "std": float(parts["train"].images.std()),
@@ -110,7 +111,10 @@ def _digest(parts: dict[str, Split]) -> str:
 
 
 def read_prepared(path: Path, class_names: tuple[str, ...]) -> Splits | None:
-    """The splits that lie at `path`, or None if there are none or they were harmed."""
+    """The splits that lie at `path`, or None if there are none or they were harmed.
+
+    The names of the classes are those that were kept with them, if any were.
+    """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         with np.load(path / "splits.npz") as arrays:
@@ -119,6 +123,7 @@ def read_prepared(path: Path, class_names: tuple[str, ...]) -> Splits | None:
         return None
     if _digest(parts) != manifest["digest"]:
         return None
+    class_names = tuple(manifest.get("class_names", class_names))
     return Splits(parts["train"], parts["validation"], parts["test"], class_names, manifest)
 
 

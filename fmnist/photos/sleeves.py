@@ -38,4 +38,5 @@ def let_down(photo: NDArray[np.uint8], cut: Cut) -> tuple[NDArray[np.uint8], Cut
         np.float32
     )
     hung = cv2.remap(photo, from_columns, from_rows, cv2.INTER_LINEAR)
-    return hung, Cut(cv2.remap(mask, from_columns, from_rows, cv2.INTER_NEAREST), None)
+    hung_mask = cv2.remap(mask, from_columns, from_rows, cv2.INTER_NEAREST)
+    return (hung, Cut(hung_mask, None)) if hung_mask.any() else (photo, Cut(mask, None))

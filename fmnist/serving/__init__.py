@@ -11,6 +11,7 @@ import numpy as np
 from mlflow.models import Model
 from numpy.typing import NDArray
 
+from fmnist.evaluation.strangeness import Strangeness
 from fmnist.serving import flavor
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def log_model(
     name: str,
     class_names: tuple[str, ...],
     check_images: NDArray[np.uint8],
+    strangeness: Strangeness | None = None,
     params: dict[str, str],
     metadata: dict[str, Any],
 ) -> Logged:
@@ -42,6 +44,7 @@ def log_model(
         class_names: Of the classes, in their order.
         check_images: `(batch, height, width)`; 256 of them are asked for, on which the served model must agree
             with the Keras model.
+        strangeness: How far an image is from those that the model was trained on.
         params: What it was made with, for MLflow's page of models.
         metadata: What else MLmodel is to say of the model.
     """
@@ -54,6 +57,7 @@ def log_model(
         model=model,
         class_names=class_names,
         check_images=check_images,
+        strangeness=strangeness,
     )
     serving = info.metadata["serving"]
     texts = {key: f"{value:.1e}" if isinstance(value, float) else value for key, value in serving.items()}

@@ -20,6 +20,8 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, DataType
 from numpy.typing import NDArray
 
+from fmnist.evaluation.strangeness import FILE as STRANGENESS_FILE
+from fmnist.evaluation.strangeness import Strangeness
 from fmnist.serving import loader
 from fmnist.serving.conversion import ConversionError, as_float32, to_litert
 
@@ -41,6 +43,7 @@ def save_model(
     model: "keras.Model",
     class_names: tuple[str, ...],
     check_images: NDArray[np.uint8],
+    strangeness: Strangeness | None = None,
 ) -> None:
     """Writes a model with both flavours into a folder.
 
@@ -52,6 +55,7 @@ def save_model(
         model: Takes float32 `(batch, height, width)`, 0-255; gives probabilities `(batch, classes)`.
         class_names: Of the classes, in their order.
         check_images: `(batch, height, width)`, on which the served model must agree with the Keras model.
+        strangeness: How far an image is from those that the model was trained on.
     """
     import keras
 
@@ -60,6 +64,8 @@ def save_model(
     with TemporaryDirectory() as folder:
         about = {"class_names": class_names, "image_shape": image_shape, "keras_backend": backend}
         (Path(folder) / loader.ABOUT_FILE).write_text(json.dumps(about))
+        if strangeness:
+            strangeness.write(Path(folder) / STRANGENESS_FILE)
         serving = _convert(saved, Path(folder), check_images[:NUM_CHECKED])
         if saved is not model:
             pixels = check_images[:NUM_CHECKED].astype(np.float32)

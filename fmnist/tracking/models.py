@@ -8,6 +8,7 @@ import mlflow
 
 from fmnist import serving
 from fmnist.data import Splits
+from fmnist.evaluation import strangeness
 from fmnist.settings import augment_text
 from fmnist.tracking.cards import model_card
 from fmnist.tracking.runs import value_text
@@ -28,6 +29,8 @@ def parameters(plan: "Plan") -> dict[str, str]:
         "patience": plan.patience,
         "seed": plan.seed,
     }
+    if plan.start:
+        recipe["start_from"] = plan.start.version
     return {f"recipe.{name}": str(value) for name, value in recipe.items()} | {
         f"hyper.{name}": value_text(value) for name, value in plan.hyperparameters.items()
     }
@@ -41,6 +44,7 @@ def log_model(trained: "Fitted", splits: Splits, plan: "Plan") -> str:
         params=parameters(plan),
         class_names=splits.class_names,
         check_images=splits.train.images[: serving.flavor.NUM_CHECKED],
+        strangeness=strangeness.learn(splits.train.images, splits.validation.images),
         metadata={"model": plan.model.name},
     )
     return logged.model_uri

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelInput
 
+from fmnist import prediction
 from fmnist.errors import Incomplete
 from fmnist.plots import answers as plots
 from fmnist.plots.training import confusion_matrix
@@ -40,7 +41,9 @@ class Pages:
         self._waiting.append(
             plots.Shown(
                 title=seen.name if len(seen.name) <= 40 else f"…{seen.name[-39:]}",
-                remark=f"is {truth}" if answer.right is False else "",
+                remark="; ".join(
+                    [f"is {truth}"] * (answer.right is False) + [prediction.STRANGE] * answer.is_strange
+                ),
                 right=answer.right,
                 photo=seen.photo,
                 outline=seen.outline,
@@ -77,9 +80,10 @@ def log_end(version: Version, tally: Tally) -> dict[str, Any]:
         "model": str(version),
         "num_images": len(tally.records),
         "num_skipped": len(tally.skipped),
+        "num_strange": sum((each["strangeness"] or 0) > 1 for each in tally.records),
         "accuracy": accuracy.value if accuracy else None,
     }
-    mlflow.log_metrics({f"photos/{name}": result[name] for name in ("num_images", "num_skipped")})
+    mlflow.log_metrics({f"photos/{name}": result[name] for name in ("num_images", "num_skipped", "num_strange")})
     for folder in sorted(tally.unnamed):
         text = f"{folder}: names no class of {version}; its images are answered, not judged"
         warnings.warn(text, UnnamedFolderWarning, stacklevel=2)

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from fmnist import machine, training
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device, conditions
+from fmnist.errors import FmnistError
+from fmnist.models import Start
 from fmnist.plots import data as data_plots
 from fmnist.plots import training as plots
+from fmnist.serving import loader
 from fmnist.statistics import spread
-from fmnist.tracking import colors
+from fmnist.tracking import colors, versions
 from fmnist.tracking.cards import repeats_card, run_card
 from fmnist.tracking.models import is_logged as is_logged
 from fmnist.tracking.models import log_model, logged_model_id, parameters
-from fmnist.tracking.runs import log_figure
+from fmnist.tracking.runs import log_figure, open_store
 from fmnist.tracking.runs import nested_run as nested_run
 
 if TYPE_CHECKING:
@@ -36,6 +39,31 @@ REPEATED_FIGURES = (
     *("test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
     *("kept_epoch", "epoch_seconds_median"),
 )
+
+
+def begin_with(plan: "Plan", model_uri: str) -> "Plan":
+    """The plan with a version's weights to begin with; the same plan where no version is named.
+
+    Raises:
+        FmnistError: If there is no such version, or its model has another architecture.
+    """
+    if not model_uri:
+        return plan
+    open_store()
+    version = versions.find(model_uri)
+    folder = Path(mlflow.artifacts.download_artifacts(version.uri))
+    file = folder / "data" / loader.KERAS_FILE
+    if version.model_id is None or not file.is_file():
+        raise FmnistError(f"start_from: {version} has no weights that Keras saved; name a version that train made")
+    known, wanted = mlflow.get_logged_model(version.model_id).params, parameters(plan)
+    names = [name for name in wanted if name == "recipe.model" or name.startswith("hyper.")]
+    if any(known.get(name) != wanted[name] for name in names):
+        hyper = ";".join(f"{name[6:]}={value}" for name, value in known.items() if name.startswith("hyper."))
+        raise FmnistError(
+            f"start_from: {version} is another model than what is to be trained; type -P model="
+            f"{known.get('recipe.model')} -P 'hyper={hyper}'"
+        )
+    return dataclasses.replace(plan, start=Start(version.uri, file, version.class_names))
 
 
 def log_begin(plan: "Plan", splits: Splits, device: Device, *, resumed_from: str | None = None) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fmnist import data
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
+from fmnist.evaluation import strangeness
+from fmnist.evaluation.strangeness import Strangeness
 from fmnist.registry import DATASETS
 from fmnist.serving import loader
 from fmnist.settings import Validation, parse_validation
@@ -63,6 +65,8 @@ class Served:
     """Probabilities `(batch, classes)` of images `(batch, 28, 28)`."""
     size_bytes: int
     """Of the model's file that is served; of all files of one that has none such."""
+    strangeness: Strangeness | None = None
+    """How far images are from those that it was trained on; None for a model of elsewhere, or an early one."""
 
 
 def find(model_uri: str) -> Version:
@@ -179,7 +183,8 @@ def load(version: Version, num_classes: int) -> Served:
 
     ours = (folder / "data" / file for file in (loader.LITERT_FILE, loader.KERAS_FILE))
     files = next(([file] for file in ours if file.exists()), folder.rglob("*"))
-    return Served(answer, predict, sum(file.stat().st_size for file in files if file.is_file()))
+    size_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return Served(answer, predict, size_bytes, strangeness.read(folder / "data" / strangeness.FILE))
 
 
 def check_missing(error: mlflow.MlflowException) -> None:
