@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Annotated
 
+import keras
 import numpy as np
 import pytest
 
@@ -275,6 +276,22 @@ def test_flips_are_flips(handful):
         same, turned = (changed == images).all((1, 2, 3)), (changed == flipped).all((1, 2, 3))
         assert (same | turned).all()
         assert 0.2 < turned.mean() < 0.8
+
+
+def test_photo_leaves_some_images_but_for_a_flip_and_widens_others_within_the_frame():
+    images = np.zeros((400, 28, 28, 1), np.float32)
+    images[:, :, 8:19] = 150  # as narrow as a dress
+    images[:, 3, 8] = 80
+    keras.utils.set_random_seed(0)
+    changed = randomness.augmenter(("photo",))(images, training=True).numpy()
+    same, mirrored = ((changed == other).all((1, 2, 3)) for other in (images, np.flip(images, axis=2)))
+    assert 0.08 < same.mean() < 0.25
+    assert 0.08 < mirrored.mean() < 0.25
+    solid = changed[~same & ~mirrored, ..., 0] > 10
+    widths, heights = solid.any(axis=1).sum(axis=1), solid.any(axis=2).sum(axis=1)
+    assert np.median(widths / heights) > 11 / 28
+    assert np.quantile(widths, 0.95) > 18
+    assert np.median(heights) >= 26
 
 
 def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):
