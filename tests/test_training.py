@@ -141,6 +141,14 @@ def test_batch_normalization_has_the_statistics_of_the_whole_batch(across, handf
     np.testing.assert_allclose(moving_variance, 0.5 + 0.5 * pixels.var(axis=0), atol=1e-5)
 
 
+def test_the_loss_of_an_epoch_is_summed_in_the_same_order_each_time(official_files):
+    """Where parts of a batch end in whatever order, so that the last bits of a sum might be left to chance."""
+    splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
+    plan = replace(training.plan(Train(model="mlp", epochs=1)), batch_parts=2)
+    losses = {training.fit(plan, splits, lambda _: None).history[0].train_loss for _ in range(5)}
+    assert len(losses) == 1
+
+
 @pytest.mark.parametrize("model", ["a", "b"])
 def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(across, handful, model):
     device = Device("cpu", "two threads", 2, False, {})
