@@ -70,6 +70,8 @@ ELSEWHERE = {  # what is not run here, and why
     r"\./run ui": "tests/test_pages.py opens MLflow's pages in a browser",
     r"mlflow ui ": "tests/test_main.py starts it, as serve-a-model.md prints it",
     r"pip install ": "it needs a package index",
+    r"docker compose up ": "it needs Docker; tests/test_team.py starts what compose.yaml says without it",
+    r"(export|unset) MLFLOW_TRACKING_URI": "tests/test_team.py names a team's server so",
     r"optuna-dashboard ": "tests/tuning/test_studies.py opens studies at such addresses",
     r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
     r"(\./run|python -m|mlflow run \. -e) (entry_points\.)?doctor": "tests/test_doctor.py runs it",

@@ -406,6 +406,7 @@ def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_ali
             (packages / path.name).symlink_to(path)
     store.environment["PYTHONPATH"] = f"{packages}{os.pathsep}{ROOT}"
     arguments = ["--backend", "jax", "--dataset", "synthetic", "--model", "mlp_dropout", "--epochs", "2"]
+    arguments += ["--augment", "photo"]
     command = [sys.executable, "-S", "-m", "entry_points.train"]
     refused = store.run([*command, "--model", "lenet"])
     assert refused.stderr == "error: backend=tensorflow: it isn't installed; type: pip install '.[cpu]'\n"

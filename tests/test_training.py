@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Annotated
 
+import keras
 import numpy as np
 import pytest
 
@@ -140,6 +141,14 @@ def test_batch_normalization_has_the_statistics_of_the_whole_batch(across, handf
     np.testing.assert_allclose(moving_variance, 0.5 + 0.5 * pixels.var(axis=0), atol=1e-5)
 
 
+def test_the_loss_of_an_epoch_is_summed_in_the_same_order_each_time(official_files):
+    """Where parts of a batch end in whatever order, so that the last bits of a sum might be left to chance."""
+    splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
+    plan = replace(training.plan(Train(model="mlp", epochs=1)), batch_parts=2)
+    losses = {training.fit(plan, splits, lambda _: None).history[0].train_loss for _ in range(5)}
+    assert len(losses) == 1
+
+
 @pytest.mark.parametrize("model", ["a", "b"])
 def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(across, handful, model):
     device = Device("cpu", "two threads", 2, False, {})
@@ -267,6 +276,22 @@ def test_flips_are_flips(handful):
         same, turned = (changed == images).all((1, 2, 3)), (changed == flipped).all((1, 2, 3))
         assert (same | turned).all()
         assert 0.2 < turned.mean() < 0.8
+
+
+def test_photo_leaves_some_images_but_for_a_flip_and_widens_others_within_the_frame():
+    images = np.zeros((400, 28, 28, 1), np.float32)
+    images[:, :, 8:19] = 150  # as narrow as a dress
+    images[:, 3, 8] = 80
+    keras.utils.set_random_seed(0)
+    changed = randomness.augmenter(("photo",))(images, training=True).numpy()
+    same, mirrored = ((changed == other).all((1, 2, 3)) for other in (images, np.flip(images, axis=2)))
+    assert 0.08 < same.mean() < 0.25
+    assert 0.08 < mirrored.mean() < 0.25
+    solid = changed[~same & ~mirrored, ..., 0] > 10
+    widths, heights = solid.any(axis=1).sum(axis=1), solid.any(axis=2).sum(axis=1)
+    assert np.median(widths / heights) > 11 / 28
+    assert np.quantile(widths, 0.95) > 18
+    assert np.median(heights) >= 26
 
 
 def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):

@@ -73,9 +73,12 @@ class TensorFlowEngine(CompiledEngine):
         """One update; gives the summed loss and the number of right answers of the batch."""
         parts = [self._gradients(part, batch.shape[0]) for part in self._parts(batch)]
         gradients, losses, corrects = zip(*parts, strict=True)
-        summed = [tf.add_n(each) for each in zip(*gradients, strict=True)]
+        # AddN of more than two begins with whichever buffer it may overwrite, so its last bits are left to chance;
+        # and TensorFlow makes one AddN of a chain of additions, as of the losses over the batches.
+        add = tf.add_n if len(parts) <= 2 else lambda each: tf.reduce_sum(tf.stack(each), axis=0)
+        summed = [add(each) for each in zip(*gradients, strict=True)]
         self.optimizer.apply(summed, self.model.trainable_variables)
-        return tf.add_n(losses), tf.add_n(corrects)
+        return tf.reduce_sum(tf.stack(losses)), tf.reduce_sum(tf.stack(corrects))
 
     def _gradients(self, batch: Any, batch_size: int) -> tuple[list[Any], Any, Any]:
         """Of a part of a batch: its share of the gradients, the summed loss, the number of right answers."""

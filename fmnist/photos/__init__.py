@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fmnist.photos.cutting import cut
 from fmnist.photos.files import read
 from fmnist.photos.form import dataset_form, outline
+from fmnist.photos.sleeves import let_down
 
 __all__ = ["Prepared", "prepare", "read"]
 WORKING_SIDE = 256
@@ -37,4 +38,4 @@ def prepare(photo: NDArray[np.uint8]) -> Prepared:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
     found = cut(small)
-    return Prepared(dataset_form(small, found), outline(found.mask, (height, width)))
+    return Prepared(dataset_form(*let_down(small, found)), outline(found.mask, (height, width)))

@@ -39,7 +39,7 @@ def dataset_form(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
         cv2.resize(each, size, interpolation=cv2.INTER_AREA).reshape(size[::-1])
         for each in (negative[here] * share[here], share[here])
     )
-    tones = np.where(share > 0.5, np.maximum(tones, DARKEST), tones)
+    tones = np.where(share > share.max() / 2, np.maximum(tones, DARKEST), tones)
     image = np.zeros((SIDE, SIDE), np.uint8)
     down, right = (SIDE - size[1]) // 2, (SIDE - size[0]) // 2
     image[down : down + size[1], right : right + size[0]] = np.clip(tones.round(), 0, 255)
