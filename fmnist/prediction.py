@@ -260,6 +260,8 @@ class Tally:
     skipped: list[Skipped] = field(default_factory=list)
     labelled: dict[tuple[int, ...], NDArray[np.int64]] = field(default_factory=dict)
     """How often each class was the answer, `(classes,)`, by what would have been right."""
+    num_cut: int = 0
+    """Photographs of which a garment was cut out."""
     unnamed: set[str] = field(default_factory=set)
     """Folders that name no class."""
 
@@ -279,6 +281,7 @@ class Tally:
         if seen.truths:
             record |= {"truth": [names[label] for label in seen.truths], "right": answer.right}
         self.records.append(record)
+        self.num_cut += seen.photo is not None
         if seen.folder and seen.truths:
             counts = self.labelled.setdefault(seen.truths, np.zeros(len(names), np.int64))
             counts[answer.label] += 1

@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_what_can_not_be_used_is_named_with_its_reason_and_all_else_is_answered(
         assert name not in skipped[name]
         assert f"{name}: skipped: {skipped[name]}" in done.stderr
     assert (result["num_images"], result["num_skipped"]) == (19, 10)
+    assert result["cut_by"] == ("u2netp" if find_spec("rembg") else "GrabCut")
 
 
 def test_each_answer_is_that_of_the_served_model(store, result, images, test_split):
