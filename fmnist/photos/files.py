@@ -98,7 +98,7 @@ def _upright(image: "Image.Image") -> "Image.Image":
         said = image.getexif().get(ExifTags.Base.Orientation)
     except (struct.error, SyntaxError, OSError, ValueError, TypeError, KeyError):  # what damaged EXIF raises
         return image
-    return image.transpose(turns[int(said) - 2]) if said in range(2, 9) else image
+    return image.transpose(turns[said - 2]) if isinstance(said, int) and 2 <= said <= 8 else image
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":
