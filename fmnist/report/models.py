@@ -141,8 +141,8 @@ def costs(groups: Sequence[Group], looks: Looks) -> Element:
         element(
             "p",
             "The line joins the models that no other beats in both. Bars are the intervals of the leaderboard. "
-            "Times are of the training pass alone, without the first epoch, on the first device that the tip names; "
-            "times of two machines don’t compare.",
+            "Times are of the training pass alone, without the first epoch, on the first device that the tip "
+            "names; times of two machines don’t compare.",
         ),
         *parts,
     )

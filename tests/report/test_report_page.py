@@ -86,8 +86,8 @@ def test_a_run_beside_its_own_import_counts_once(reported):
 def test_a_command_is_known_of_a_run_that_is_older_than_an_option():
     from fmnist.tracking.exports import command
 
-    params = {"model": "lenet", "repeats": "1"}
-    assert command({"entry_point": "train"}, params) == "mlflow run . -e train -P model=lenet"
+    params = {"model": "mlp", "repeats": "1"}
+    assert command({"entry_point": "train"}, params) == "mlflow run . -e train -P model=mlp"
 
 
 def test_a_run_without_its_file_is_named_in_one_line(new_store):
