@@ -531,3 +531,15 @@ def test_what_cannot_be_done_is_refused_in_one_line(entry_point, parameters, mes
     done = source.run([sys.executable, "-m", f"entry_points.{entry_point}", *pairs])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
+
+
+def test_there_are_reference_runs_and_each_is_sound_and_says_where_it_ran():
+    found = sorted((ROOT / "mlruns_template" / "reference_runs").glob("*.zip"))
+    assert found
+    for path in found:
+        with bundle.unpacked(path) as folder:
+            record = bundle.read(folder)
+        assert path.stat().st_size < 400_000
+        assert {run["status"] for run in record["runs"]} == {"FINISHED"}
+        assert [run["command"] for run in record["runs"] if run.get("command", "").startswith("mlflow run . -e ")]
+        assert any(run["tags"].get("device.name") for run in record["runs"])
