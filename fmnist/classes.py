@@ -12,7 +12,9 @@ def named(folder: str, class_names: Sequence[str]) -> tuple[int, ...]:
     """
     labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
-        for part in (name, *re.split(r"[/+]", name)):
+        labels.setdefault(_plain(name), label)
+    for label, name in enumerate(class_names):  # after all whole names, which count first
+        for part in re.split(r"[/+]", name):
             labels.setdefault(_plain(part), label)
     labels.pop("", None)
     parts = [folder] if _plain(folder) in labels else folder.split("+")

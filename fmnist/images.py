@@ -17,6 +17,8 @@ def parse_images(text: str) -> tuple[str | range, ...]:
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", piece.removeprefix("test:"))
         if numbers and (piece.startswith("test:") or follows):
             found.append(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))
+            if not found[-1]:
+                raise FmnistError(f"images: expected the smaller number first, received {piece!r}")
         elif piece and not piece.startswith("test:"):
             found.append(piece)
         else:

@@ -5,7 +5,9 @@ Images come in batches and are dropped when they are answered, so that memory do
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,11 @@ def sources(images: str) -> list[Source]:
         if isinstance(place, range):
             found.append(Source(place))
             continue
-        root = Path(place).expanduser()
-        if not root.is_dir():
+        root, is_folder = Path(place), False
+        with suppress(OSError, RuntimeError):  # what can't be looked at is told of when it is read
+            root = root.expanduser()
+            is_folder = root.is_dir()
+        if not is_folder:
             found.append(Source(root, (root.resolve().parent.name,)))
             continue
         files = []
@@ -147,7 +152,7 @@ def read(
         if raw:
             return [Seen(name, _as_it_is(photo), folder, truths)]
         prepared = photos.prepare(photo)
-    except FmnistError as error:
+    except (FmnistError, OSError) as error:
         return [Skipped(name, str(error).removeprefix(f"{name}: "))]
     step = -(-max(photo.shape[:2]) // SHOWN_SIDE)
     outline = tuple(polygon // step for polygon in prepared.outline)
@@ -161,7 +166,7 @@ def _of_test_split(numbers: range, test: Split | None) -> list[Any]:
         Seen(f"test:{number}", test.images[number], truths=(int(test.labels[number]),))
         if number < len(test)
         else Skipped(f"test:{number}", f"expected a number below {len(test)}, of the test images")
-        for number in numbers
+        for number in range(numbers.start, min(numbers.stop, max(len(test), numbers.start) + 1))
     ]
 
 
@@ -225,8 +230,9 @@ def labelled(folder: str, class_names: Sequence[str]) -> Labelled:
     """
     images, right = [], []
     with ThreadPoolExecutor(machine.num_threads()) as pool:
-        read_one = [pool.submit(read, source, class_names, raw=False, test=None) for source in sources(folder)]
-        for each in (each for future in read_one for each in future.result()):
+        left, one = iter(sources(folder)), partial(read, class_names=class_names, raw=False, test=None)
+        batches = iter(lambda: list(islice(left, BATCH)), [])
+        for each in (each for batch in batches for found in pool.map(one, batch) for each in found):
             if isinstance(each, Skipped):
                 raise FmnistError(f"photos: {each.name}: {each.reason}; all of them must be usable")
             if each.truths:
@@ -260,6 +266,8 @@ class Tally:
     skipped: list[Skipped] = field(default_factory=list)
     labelled: dict[tuple[int, ...], NDArray[np.int64]] = field(default_factory=dict)
     """How often each class was the answer, `(classes,)`, by what would have been right."""
+    num_cut: int = 0
+    """Photographs of which a garment was cut out."""
     unnamed: set[str] = field(default_factory=set)
     """Folders that name no class."""
 
@@ -279,6 +287,7 @@ class Tally:
         if seen.truths:
             record |= {"truth": [names[label] for label in seen.truths], "right": answer.right}
         self.records.append(record)
+        self.num_cut += seen.photo is not None
         if seen.folder and seen.truths:
             counts = self.labelled.setdefault(seen.truths, np.zeros(len(names), np.int64))
             counts[answer.label] += 1

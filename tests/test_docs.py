@@ -42,7 +42,7 @@ SCALED = {  # in place of what is given or left out
     "preprocess": {"dataset": "synthetic", "data_dir": "", "validation": "5000"},
     "train": {
         **QUICK,
-        **{"validation": "5000", "precision": "float32", "augment": "none", "patience": "0"},
+        **{"validation": "5000", "precision": "float32", "augment": "none", "patience": "0", "hyper": ""},
         **{"tensorboard": "true", "resume": "auto", "repeats": "2"},  # for all: fewer trainings
     },
     "benchmark": {

@@ -1,12 +1,15 @@
 """A photograph of a garment becomes an image in the dataset's form."""
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from fmnist.errors import FmnistError
-from fmnist.photos import cutting, files, network, prepare, read, sleeves
+from fmnist.photos import cutting, files, form, network, prepare, read, sleeves
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 2), (8, 8), (40, 60)])
@@ -23,16 +26,37 @@ def test_whatever_the_photograph_the_image_is_not_empty(shape, fill):
         assert (polygon < (shape[1], shape[0])).all()
 
 
-def test_a_photograph_is_read_as_its_camera_says_it_stands(tmp_path):
-    picture = Image.new("RGB", (40, 20), "white")
+@pytest.mark.parametrize(("mode", "ending"), [("RGB", "jpg"), ("RGB", "png"), ("RGBA", "png"), ("RGBA", "webp")])
+def test_a_photograph_is_read_as_its_camera_says_it_stands(mode, ending, tmp_path):
+    picture = Image.new(mode, (40, 20), "white")
     picture.paste("red", (0, 0, 10, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    photo = read(tmp_path / "turned.jpg")
+    picture.save(tmp_path / f"turned.{ending}", exif=exif)
+    photo = read(tmp_path / f"turned.{ending}")
     assert photo.shape == (40, 20, 3)
     assert photo[2, 10, 1] < 60  # red above
     assert photo[30, 10, 1] > 200
+
+
+def test_a_photograph_whose_remarks_are_damaged_is_read_as_it_is(tmp_path):
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "damaged.jpg", exif=b"Exif\0\0II*\0\x08\0")
+    assert read(tmp_path / "damaged.jpg").shape == (20, 40, 3)
+
+
+def test_to_read_photographs_side_by_side_leaves_warnings_on(tmp_path):
+    Image.new("RGB", (2000, 2000), "red").save(tmp_path / "large.jpg")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, [tmp_path / "large.jpg"] * 16))
+    with pytest.warns(UserWarning, match="still heard"):
+        warnings.warn("still heard", UserWarning, stacklevel=1)
+    assert not [kept for kept in warnings.filters if kept[0] == "ignore" and kept[1:] == (None, Warning, None, 0)]
+
+
+def test_a_shoe_of_one_row_of_pixels_is_not_empty():
+    mask = np.zeros((1, 256), np.uint8)
+    mask[:, 10:110] = 1
+    assert form.dataset_form(np.zeros((1, 256, 3), np.uint8), cutting.Cut(mask, 0.0)).any()
 
 
 @pytest.mark.parametrize(("mode", "ending"), [("L", "png"), ("1", "png"), ("I;16", "png"), ("CMYK", "jpg")])

@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_a_folder_names_classes_whatever_its_case_and_punctuation(folder, labels
 
 def test_a_class_of_several_is_named_by_the_whole_and_by_each():
     names = ("Sandal+Sneaker", "Café")
+    assert named("Sneaker", ("Sandal+Sneaker", "Sneaker")) == (1,)
     assert [named(folder, names) for folder in ("sandal sneaker", "Sneaker", "CAFE\u0301")] == [(0,), (0,), (1,)]
 
 
@@ -155,6 +157,7 @@ def test_what_can_not_be_used_is_named_with_its_reason_and_all_else_is_answered(
         assert name not in skipped[name]
         assert f"{name}: skipped: {skipped[name]}" in done.stderr
     assert (result["num_images"], result["num_skipped"]) == (19, 10)
+    assert result["cut_by"] is None
 
 
 def test_each_answer_is_that_of_the_served_model(store, result, images, test_split):
@@ -239,6 +242,7 @@ def test_a_photo_is_cut_out_and_answered_and_no_accuracy_is_made_up(store, photo
         result = predict(Predict(images=f"{photo},test:0", model_uri=MODEL))
     assert [each["file"] for each in result["answers"]] == [str(photo), "test:0"]
     assert (result["answers"][0]["class_name"], result["accuracy"]) == ("Trouser", None)
+    assert result["cut_by"] == ("u2netp" if find_spec("rembg") else "GrabCut")
     assert store.artifacts(result["run_id"]) == {"pictures/page-01.png", "answers.json"}
 
 

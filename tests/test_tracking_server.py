@@ -311,6 +311,31 @@ def test_what_a_killed_command_kept_is_sent_by_the_next_one(server, faulty, monk
     assert len(server.client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])) == 1
 
 
+@pytest.mark.filterwarnings("ignore::fmnist.tracking.outbox.ServerAwayWarning")
+def test_a_run_of_another_command_waits_for_the_server_and_a_deleted_one_holds_up_nothing(
+    server, faulty, monkeypatch, tmp_path
+):
+    gone, other = (server.client.create_run(os.environ["MLFLOW_EXPERIMENT_ID"]).info.run_id for _ in range(2))
+    monkeypatch.setenv(outbox.SECONDS_VARIABLE, "0")
+    monkeypatch.chdir(tmp_path)
+    with runs.run(Train(), "away"):
+        faulty.faults["/"] = ["fail"] * 1000
+        mlflow.log_metric("loss", 1.0)
+        client = mlflow.MlflowClient()
+        with pytest.raises(outbox.ServerAwayError):
+            client.get_metric_history(other, "loss")
+        for run_id in (gone, other):
+            client.set_tag(run_id, "colour", "green")
+    assert len(list(tmp_path.glob("kept-*.zip"))) == 1
+    server.client.delete_run(gone)
+    faulty.faults["/"] = []
+    monkeypatch.setattr(outbox, "NEW_SECONDS", -1)
+    with pytest.warns(UserWarning, match="refuses, for good, a set_tag that was kept"):
+        outbox.enter(mlflow.get_tracking_uri())
+    outbox.leave()
+    assert server.client.get_run(other).data.tags["colour"] == "green"
+
+
 def test_a_server_that_never_comes_back_leaves_a_bundle_that_holds_the_whole_training(server, new_store):
     experiment = server.experiment()
     seconds = {"FMNIST_DELIVERY_SECONDS": "1"}

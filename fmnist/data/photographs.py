@@ -88,6 +88,7 @@ def find(folder: Path, seed: int) -> Photographs | None:
         hashes={
             "photographs": cache.digest(contents),
             "tested below a third, drawn by": str(seed),
+            "cut out by": photos.cutter(),
             "cut out by code": machine.code_digest(("photos",)),
         },
     )

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import time
 from importlib.metadata import version
@@ -130,9 +131,11 @@ def data() -> list[Check]:
 
 def _broken(folder: Path) -> list[Path]:
     """What in the cache can't be read, or was left by a process that was killed, and nobody is at."""
-    prepared = [path for path in folder.glob("prepared/*/") if not path.name.startswith(".new-")]
+    prepared = [path for path in folder.glob("prepared/*-*/") if re.fullmatch(r"[^.].*-[0-9a-f]{16}", path.name)]
     broken = [path for path in prepared if splits.read_prepared(path, ()) is None]
-    left = [*folder.glob("prepared/.new-*"), *folder.glob("**/*.part")]
+    own = r".+\.([0-9a-f]{8}|\d+)\.part"  # a person may have files of that name in the folder, too
+    left = [path for path in folder.glob("**/*.part") if re.fullmatch(own, path.name)]
+    left += folder.glob("prepared/.new-*")
     broken += [path for path in left if time.time() - path.stat().st_mtime > STALE_SECONDS]
     for downloads in folder.glob("downloads/*/"):
         states = datasets.states(downloads.name, downloads)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fmnist.photos.cutting import cut
 from fmnist.photos.files import read
 from fmnist.photos.form import dataset_form, outline
+from fmnist.photos.network import weights
 from fmnist.photos.sleeves import let_down
 
-__all__ = ["Prepared", "prepare", "read"]
+__all__ = ["Prepared", "cutter", "prepare", "read"]
 WORKING_SIDE = 256
 """The longest side, in pixels, of the reduced photograph that is cut."""
 
@@ -27,6 +28,11 @@ class Prepared:
     """`(28, 28)`, light on black."""
     outline: list[NDArray[np.int32]]
     """Closed polygons `(points, 2)` of x and y in the photograph's pixels: the borders of what was cut out."""
+
+
+def cutter() -> str:
+    """What cuts garments out here: the network `u2netp`, or `GrabCut` where its weights aren't installed."""
+    return "u2netp" if weights() else "GrabCut"
 
 
 def prepare(photo: NDArray[np.uint8]) -> Prepared:

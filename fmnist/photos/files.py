@@ -1,5 +1,6 @@
 """Reads files of images as people have them: any size and kind, turned as their camera says."""
 
+import struct
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 200_000_000
 """A file that claims to hold more is taken for a decompression bomb."""
+MAX_UNPACKED = 50_000_000
+"""Of pixels in memory, after a JPEG was reduced."""
 LONGEST_SIDE = 1024
 """Larger photographs are reduced as they are read: the garment is cut out of far fewer pixels."""
 
@@ -27,7 +30,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     Raises:
         FmnistError: If the file can't be read as an image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
     try:
@@ -42,8 +45,11 @@ def read(path: Path) -> NDArray[np.uint8]:
                 "type pip install pillow-heif, or save the photo as JPEG"
             ) from None
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # Pillow's own bound on pixels, and its remarks on odd files
+        # Pillow's remarks on odd files; `catch_warnings` is of no use among threads: the last to leave it may
+        # leave its filter behind
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many as a bomb
+        with path.open("rb") as file:
             image: Image.Image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:
                 raise FmnistError(
@@ -51,13 +57,19 @@ def read(path: Path) -> NDArray[np.uint8]:
                     f"received {image.width:,} x {image.height:,}; make the picture smaller first"
                 )
             image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG is decoded at a fraction of its size
+            if image.width * image.height > MAX_UNPACKED:
+                raise FmnistError(
+                    f"{path}: expected at most {MAX_UNPACKED:,} pixels of a picture that is no JPEG, "
+                    f"received {image.width:,} x {image.height:,}; make it smaller first"
+                )
             image.load()
+            image = _upright(image)
             factor = max(image.size) // LONGEST_SIDE
             if image.mode.startswith(("I", "F")):  # 16 bits and more a pixel
                 image = _eight_bits(image)
             elif image.mode in ("P", "PA", "LA", "La", "RGBa", "RGBA") or "transparency" in image.info:
                 image = _before_a_plain_wall(image.convert("RGBA"))
-            image = ImageOps.exif_transpose(image.convert("RGB"))
+            image = image.convert("RGB")
             photo = np.asarray(image.reduce(factor) if factor > 1 else image)
     except FileNotFoundError:
         raise FmnistError(f"{path}: no such file; type the path of an image") from None
@@ -73,10 +85,26 @@ def read(path: Path) -> NDArray[np.uint8]:
     return photo
 
 
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Turned as its camera says; as it is where that can't be read."""
+    from PIL import ExifTags, Image
+
+    turns = (
+        *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM),
+        *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE),
+        Image.Transpose.ROTATE_90,
+    )
+    try:
+        said = image.getexif().get(ExifTags.Base.Orientation)
+    except (struct.error, SyntaxError, OSError, ValueError, TypeError, KeyError):  # what damaged EXIF raises
+        return image
+    return image.transpose(turns[said - 2]) if isinstance(said, int) and 2 <= said <= 8 else image
+
+
 def _eight_bits(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(image, np.float64))
+    values = np.nan_to_num(np.asarray(image, np.float32))
     low, high = values.min(), values.max()
     return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
 

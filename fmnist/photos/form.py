@@ -30,7 +30,7 @@ def dataset_form(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), cut.lie_down, 1)
         turn[:, 2] += (side - width) / 2, (side - height) / 2
         negative, share = (cv2.warpAffine(each, turn, (side, side)) for each in (negative, share))
-    left, top, width, height = cv2.boundingRect((share > 0.5).astype(np.uint8))
+    left, top, width, height = cv2.boundingRect((share > share.max() / 2).astype(np.uint8))
     here = slice(top, top + height), slice(left, left + width)
     across, upward = (width * NARROWER, height) if cut.lie_down is None else (width, height * LOWER)
     factor = SIDE / max(across, upward)

@@ -68,7 +68,7 @@ def _train(model: str, *more: str) -> str:
 
 def _of(group: Group, text: str) -> str:
     many = "s" if len(group.members) > 1 else ""
-    return f"{text}; seed{many} {group.seeds}; {group.first.device}: {group.first.run.device}"
+    return f"{text}; seed{many} {group.seeds}; {group.devices}"
 
 
 def _accuracies(groups: Sequence[Group]) -> Claim:

@@ -40,8 +40,15 @@ class Group:
         return wilson(round(self.first.accuracy * n), n) if n else None
 
     @property
+    def devices(self) -> str:
+        """The kind, and each that computed; the first is the one that `epoch_seconds` are of."""
+        return f"{self.first.device}: {'; '.join(dict.fromkeys(each.run.device for each in self.members))}"
+
+    @property
     def epoch_seconds(self) -> Spread | None:
-        seconds = [each for member in self.members for each in member.epoch_seconds]
+        """Of one machine alone."""
+        own = [each for each in self.members if each.run.device == self.first.run.device]
+        seconds = [each for member in own for each in member.epoch_seconds]
         return spread(seconds) if seconds else None
 
     @property

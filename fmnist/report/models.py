@@ -60,7 +60,7 @@ def leaderboard(groups: Sequence[Group], looks: Looks) -> Element:
                     each.seeds,
                     median(each.epoch_seconds),
                     f"{each.first.num_parameters:,}",
-                    f"{each.first.device}: {each.first.run.device}",
+                    each.devices,
                 )
             )
         heads = ("rank", "model", "test accuracy, %", "95 % interval", "n", "seeds")
@@ -141,10 +141,8 @@ def costs(groups: Sequence[Group], looks: Looks) -> Element:
         element(
             "p",
             "The line joins the models that no other beats in both. Bars are the intervals of the leaderboard. "
-            "Times "
-            "are of the training pass alone, without the first epoch, on the device that the tip names; times of "
-            "two "
-            "machines don’t compare.",
+            "Times are of the training pass alone, without the first epoch, on the first device that the tip "
+            "names; times of two machines don’t compare.",
         ),
         *parts,
     )
@@ -311,7 +309,7 @@ def _tip(group: Group, *figures: str) -> str:
         [
             group.name,
             *figures,
-            f"seed{'s' if len(group.members) > 1 else ''} {group.seeds}; {first.device}: {first.run.device}",
+            f"seed{'s' if len(group.members) > 1 else ''} {group.seeds}; {group.devices}",
             first.run.versions,
             recipe,
         ]

@@ -23,9 +23,7 @@ from mlflow.entities import (
     RunTag,
 )
 
-from fmnist.bundle import Record, finite
-from fmnist.bundle import read as read
-from fmnist.bundle import write as write
+from fmnist.bundle import Record, finite, read
 from fmnist.errors import FmnistError
 from fmnist.tracking import template
 

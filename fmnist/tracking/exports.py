@@ -6,12 +6,13 @@ import shlex
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
+import requests
 from mlflow.entities import ViewType
 
 import fmnist
@@ -83,8 +84,11 @@ def export_runs(wanted: Sequence[str], to: Path, *, small: bool, but: str) -> di
                 name = f"{run.info.run_name} ({run.info.run_id})"
                 warnings.warn(f"run {name} hasn't ended; it is exported as it stands", stacklevel=2)
         record = export(found, to, client, small=small)
-    except mlflow.MlflowException as error:
-        raise FmnistError(f"MLflow at {mlflow.get_tracking_uri()} doesn't give the runs: {error}") from None
+    except (mlflow.MlflowException, requests.RequestException, OSError) as error:
+        reason = " ".join(str(error).split())  # a proxy's is a page
+        raise FmnistError(
+            f"runs of MLflow at {mlflow.get_tracking_uri()} can't be written to {to}: {reason}. Type it again"
+        ) from None
     counts = {kind: len(record[kind]) for kind in ("runs", "models", "versions", "files")}
     return {"to": str(to), "size_bytes": to.stat().st_size, **counts}
 
@@ -175,7 +179,7 @@ def _run_record(
         "start_time": info.start_time,
         "end_time": info.end_time,
         "params": params,
-        "command": _command(run.data.tags, params),
+        "command": command(run.data.tags, params),
         "tags": {
             key: value for key, value in run.data.tags.items() if not (small and OF_THE_PLACE.fullmatch(key))
         },
@@ -187,8 +191,11 @@ def _run_record(
     }
 
 
-def _command(tags: dict[str, str], params: dict[str, str]) -> str | None:
-    """What somebody would type to have such a run, if it is one that a command makes."""
+def command(tags: Mapping[str, str], params: Mapping[str, str]) -> str | None:
+    """What somebody would type to have such a run, if it is one that a command makes.
+
+    An option that the run doesn't know, since it is older, has its default.
+    """
     entry_point = tags.get("entry_point", "")
     kind = getattr(settings, entry_point.capitalize(), None)
     if kind is None or "mlflow.parentRunId" in tags:

@@ -1,34 +1,26 @@
 """Reads the finished runs of a store into the plain records that a report is made of."""
 
 import csv
-import dataclasses
 import io
 import json
-import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
+import requests
 
-from fmnist import settings
 from fmnist.errors import FmnistError
-from fmnist.options import default_text
 from fmnist.registry import unknown
 from fmnist.report.records import Answers, Benchmark, Gathered, Run, Search, Training
+from fmnist.tracking.exports import command
 from fmnist.tracking.runs import open_store
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "perf/epoch_seconds")
-ENTRY_POINTS = {
-    "train": settings.Train,
-    "tune": settings.Tune,
-    "benchmark": settings.Benchmark,
-    "main": settings.Main,
-    "reproduce": settings.Reproduce,
-}
 
 
 def gather(experiment: str, run_ids: Sequence[str]) -> Gathered:
@@ -140,31 +132,20 @@ def _ancestry(run: Any, by_id: Mapping[str, Any]) -> set[str]:
 
 def _command(run: Any, by_id: Mapping[str, Any]) -> str:
     """What does the run again, by parameters as typed: its own, or of the nearest run that it is under."""
-    params = run.data.params
-    fitting = {
-        name: dataclasses.fields(record)
-        for name, record in ENTRY_POINTS.items()
-        if {field.name for field in dataclasses.fields(record)} <= set(params)
-    }
-    if not fitting:
-        parent = by_id.get(run.data.tags.get("mlflow.parentRunId"))
-        return _command(parent, by_id) if parent else ""
-    name = max(fitting, key=lambda name: len(fitting[name]))
-    typed = [f"{f.name}={params[f.name]}" for f in fitting[name] if params[f.name] not in ("", default_text(f))]
-    entry = [] if name == "main" else ["-e", name]
-    return shlex.join(["mlflow", "run", ".", *entry, *(word for pair in typed for word in ("-P", pair))])
+    parent = by_id.get(run.data.tags.get("mlflow.parentRunId"))
+    return command(run.data.tags, run.data.params) or (_command(parent, by_id) if parent else "")
 
 
 def _training(run: Run, client: Any) -> Training:
-    curves = {
-        name: [(each.step, each.value) for each in client.get_metric_history(run.run_id, name)]
-        for name in CURVES
-        if name in run.metrics
-    }
-    there = {each.path for each in client.list_artifacts(run.run_id, "test")}
     names: tuple[str, ...] = ()
     confusion, answers = None, None
-    with tempfile.TemporaryDirectory() as folder:
+    with _reading(run.run_id), tempfile.TemporaryDirectory() as folder:
+        curves = {
+            name: [(each.step, each.value) for each in client.get_metric_history(run.run_id, name)]
+            for name in CURVES
+            if name in run.metrics
+        }
+        there = {each.path for each in client.list_artifacts(run.run_id, "test")}
         if "test/confusion_matrix.csv" in there:
             text = Path(client.download_artifacts(run.run_id, "test/confusion_matrix.csv", folder)).read_text()
             header, *rows = csv.reader(io.StringIO(text))
@@ -188,5 +169,17 @@ def _trials(search: Any, study: str, runs: Sequence[Any]) -> list[tuple[int, flo
 
 
 def _artifact(client: Any, run: Any, path: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
+    with _reading(run.info.run_id), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text()
+
+
+@contextmanager
+def _reading(run_id: str) -> Iterator[None]:
+    """Turns what keeps a run's files from being read into an error that says which run."""
+    try:
+        yield
+    except (mlflow.MlflowException, requests.RequestException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise FmnistError(
+            f"run {run_id} can't be read whole: {reason}. Mend that, or report on other runs: -P runs=ID,ID"
+        ) from None

@@ -85,7 +85,7 @@ def _database(uri: str, where: str) -> Check:
             if revision != script.get_current_head():
                 if any(each.revision == revision for each in script.walk_revisions()):
                     found = f"{where} was made by an older MLflow (revision {revision}) and must be migrated"
-                    return Check(NAME, WRONG, found, f"mlflow db upgrade {uri}, after a backup")
+                    return Check(NAME, WRONG, found, 'mlflow db upgrade "$MLFLOW_TRACKING_URI", after a backup')
                 found = f"{where} was made by another MLflow than {mlflow.__version__} (revision {revision})"
                 return Check(NAME, WRONG, found, "pip install --upgrade mlflow")
             connection.execute(sqlalchemy.text("UPDATE experiments SET name = name WHERE 1 = 0"))
@@ -93,7 +93,7 @@ def _database(uri: str, where: str) -> Check:
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         found = f"{where} can't be read and written: {reason}"
-        if "locked" not in reason:
+        if "locked" not in reason or not uri.startswith("sqlite:///"):
             return Check(NAME, WRONG, found, POINT)
         holders = f"fuser -v {uri.removeprefix('sqlite:///')}"
         return Check(NAME, WRONG, f"{found}; wait for the process that has it, or end it", holders)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 
 from fmnist import cache
 from fmnist.errors import FmnistError
@@ -31,9 +32,10 @@ def import_bundles(folders: Sequence[Path], *, init: bool = False) -> dict[str, 
         for folder in folders:
             try:
                 bundles.bring(folder, client, tally)
-            except mlflow.MlflowException as error:
+            except (mlflow.MlflowException, requests.RequestException, OSError) as error:
+                reason = " ".join(str(error).split())  # a proxy's is a page
                 raise FmnistError(
-                    f"MLflow at {mlflow.get_tracking_uri()} takes no more of {folder}: {error}. Type it again: "
+                    f"MLflow at {mlflow.get_tracking_uri()} takes no more of {folder}: {reason}. Type it again: "
                     "what is there already isn't added twice"
                 ) from None
     return {

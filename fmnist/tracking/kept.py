@@ -10,8 +10,10 @@ import json
 import os
 import pickle
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -72,6 +74,8 @@ class Kept:
             if name == "log_inputs" and inputs:
                 self._postpone(kind, name, {"run_id": arguments["run_id"], "models": inputs})
             try:
+                if name == "get_metric_history":  # which answers nothing of a run that isn't there
+                    stand_in.call(kind, "get_run", {"run_id": arguments["run_id"]})
                 answer = stand_in.call(kind, name, arguments)
             except mlflow.MlflowException as error:
                 metrics = arguments.get("metrics", [])
@@ -112,7 +116,12 @@ class Kept:
                         if kind == "tracking"
                         else client._get_registry_client().store
                     )
-                    getattr(store, name)(**translated(arguments, state["ids"]))
+                    try:
+                        getattr(store, name)(**translated(arguments, state["ids"]))
+                    except mlflow.MlflowException as error:
+                        if error.get_http_status_code() >= HTTPStatus.TOO_MANY_REQUESTS:
+                            raise
+                        warnings.warn(f"MLflow refuses, for good, a {name} that was kept: {error}", stacklevel=2)
                 others.unlink()
             self._marker.unlink(missing_ok=True)
 
@@ -136,6 +145,10 @@ class Kept:
     def markers(self) -> list[Path]:
         """A file for each process that has kept what isn't delivered."""
         return list(self.folder.glob("kept-*"))
+
+    def has_others(self) -> bool:
+        """Whether something waits for the server that changes what isn't of this command."""
+        return any(self.folder.glob("others-*"))
 
     def keep(self) -> None:
         """Notes that a file of a run or a model isn't delivered."""

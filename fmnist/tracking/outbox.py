@@ -178,7 +178,10 @@ class Outbox:
         _warn(f"MLflow at {self.uri} is back: what was kept has been sent")
 
     def close(self, seconds: float) -> None:
-        """Ends the outbox of a command: what is kept is sent within so many seconds, or left as a bundle."""
+        """Ends the outbox of a command: what is kept is sent within so many seconds, or left as a bundle.
+
+        What changes runs of other commands is in no bundle: the next command sends it.
+        """
         if not self._owning:
             return
         with self._lock:
@@ -197,7 +200,8 @@ class Outbox:
                 self.outcome = DELIVERED
             self.ids = self.kept.ids()
             self._owning.release()
-            shutil.rmtree(self.kept.folder)
+            if not (self.outcome.startswith("kept") and self.kept.has_others()):
+                shutil.rmtree(self.kept.folder)
 
     def take_over(self) -> None:
         """Sends what a command kept that was killed before it could, or drops what nobody needs."""

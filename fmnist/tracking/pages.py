@@ -4,7 +4,7 @@ import os
 from http import HTTPStatus
 from pathlib import Path
 from urllib.error import URLError
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib.request import ProxyHandler, build_opener
 
 import mlflow
@@ -38,11 +38,6 @@ def experiment_path(experiment_id: str, *, view: str | None = None, charts: bool
 def run_path(experiment_id: str, run_id: str) -> str:
     """The path of a run."""
     return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(MODE)}"
-
-
-def version_path(name: str, number: str) -> str:
-    """The path of a version in the registry."""
-    return f"#/models/{quote(name, safe='')}/versions/{number}?{urlencode(MODE)}"
 
 
 def after(run_id: str) -> list[str]:

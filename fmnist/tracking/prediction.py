@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelInput
 
-from fmnist import prediction
+from fmnist import photos, prediction
 from fmnist.errors import Incomplete
 from fmnist.plots import answers as plots
 from fmnist.plots.training import confusion_matrix
@@ -82,8 +82,11 @@ def log_end(version: Version, tally: Tally) -> dict[str, Any]:
         "num_skipped": len(tally.skipped),
         "num_strange": sum((each["strangeness"] or 0) > 1 for each in tally.records),
         "accuracy": accuracy.value if accuracy else None,
+        "cut_by": photos.cutter() if tally.num_cut else None,
     }
     mlflow.log_metrics({f"photos/{name}": result[name] for name in ("num_images", "num_skipped", "num_strange")})
+    if result["cut_by"]:
+        mlflow.set_tag("photos.cut_by", result["cut_by"])
     for folder in sorted(tally.unnamed):
         text = f"{folder}: names no class of {version}; its images are answered, not judged"
         warnings.warn(text, UnnamedFolderWarning, stacklevel=2)

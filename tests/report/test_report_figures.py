@@ -92,6 +92,14 @@ def test_the_first_epoch_is_no_time_of_an_epoch():
     assert "Not timed, since" in page(made_gathered(made_training(0.8, seconds=(9.0,))), {}, "")
 
 
+def test_times_of_a_group_are_of_its_first_device_alone_and_all_devices_are_named():
+    other = made_training(0.9, seed=1, seconds=(9.0, 7.0, 7.0))
+    other = replace(other, run=replace(other.run, tags={**other.run.tags, "device.name": "B CPU"}))
+    (group,) = groups([made_training(0.8), other])
+    assert (group.epoch_seconds.n, group.epoch_seconds.median) == (2, 1.5)
+    assert group.devices == "cpu: A CPU, 2 threads; B CPU, 2 threads"
+
+
 def claim(what: str, found: list[Claim]) -> Claim:
     (one,) = [each for each in found if what in each.what]
     return one

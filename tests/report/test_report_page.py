@@ -36,7 +36,7 @@ class Reported:
 def reported(new_store: Callable[[], Store], cpu: None) -> Reported:
     store = new_store()
     with tracked_in(store):
-        quick = {"dataset": "synthetic", "registered_model": "none", "device": "cpu"}
+        quick = {"dataset": "synthetic", "registered_model": "none", "device": "cpu", "batch_parts": "1"}
         repeats = train(parse(Train, quick | {"model": "mlp", "epochs": "2", "repeats": "2"}))
         lenet = train(parse(Train, quick | {"model": "lenet", "epochs": "2"}))
         store.client.create_run(store.experiment)
@@ -81,6 +81,27 @@ def test_a_run_beside_its_own_import_counts_once(reported):
     assert len(counted) == 3
     assert reported.lenet["run_id"] in counted
     client.delete_run(twin)
+
+
+def test_a_command_is_known_of_a_run_that_is_older_than_an_option():
+    from fmnist.tracking.exports import command
+
+    params = {"model": "mlp", "repeats": "1"}
+    assert command({"entry_point": "train"}, params) == "mlflow run . -e train -P model=mlp"
+
+
+def test_a_run_without_its_file_is_named_in_one_line(new_store):
+    from fmnist.tracking.gather import gather
+
+    store = new_store()
+    run_id = store.client.create_run(store.experiment).info.run_id
+    store.client.log_metric(run_id, "num_measured", 1)
+    store.client.set_terminated(run_id)
+    with (
+        tracked_in(store),
+        pytest.raises(FmnistError, match=f"^run {run_id} can't be read whole: .*-P runs=ID,ID$"),
+    ):
+        gather("", ())
 
 
 @pytest.mark.parametrize(
