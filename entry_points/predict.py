@@ -16,7 +16,7 @@ def predict(settings: Predict) -> dict[str, Any]:
     version = versions.find(settings.model_uri)
     names, test = version.class_names, None
     if any(isinstance(source.place, range) for source in sources):
-        test = versions.splits(version, settings.dataset, settings.data_dir).test
+        test = versions.test_split(version, settings.dataset, settings.data_dir)
     tally, pages = prediction.Tally(names), log.Pages(names)
     with runs.run(settings, f"predict {version}"):
         log.log_begin(version)

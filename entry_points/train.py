@@ -16,6 +16,8 @@ def train(settings: Train) -> dict[str, Any]:
     splits = data.load(
         settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
     )
+    if plan.start:
+        tracking.refuse_seen(plan.start.version, splits)
     training.check_fits(plan, splits)
     found = seeds.find(plan, splits, settings)
     from fmnist.tracking import models, runs

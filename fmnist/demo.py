@@ -21,6 +21,7 @@ from fmnist.errors import FmnistError
 from fmnist.prediction import Answer
 
 MAX_FILE_BYTES = 20 * 2**20
+MAX_BODY_BYTES = 2**20  # of all that is no upload: a drawing is the largest
 KEPT_SECONDS = 3600  # what was uploaded lies in a folder of the page's own, which goes with it
 SEEN_SIDE, PHOTO_SIDE, CANVAS_SIDE = 280, 640, 400
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
@@ -166,6 +167,10 @@ def _page(ask: Ask, class_names: tuple[str, ...], title: str) -> tuple[Any, dict
                     seen = gradio.Image(
                         label="What the model sees", buttons=buttons, format="png", interactive=False
                     )
+        for given in (photo, drawing):
+            given.async_move_resource_to_block_cache = _of_no_address(
+                given.async_move_resource_to_block_cache, gradio.Error
+            )
         outputs = [outlined, seen, label, strange]
         photo.input(lambda path: shown(of_photo, path) if path else [None, None, None, ""], photo, outputs)
         draw.click(lambda drawn: shown(of_drawing, drawn["composite"]), drawing, outputs)
@@ -177,15 +182,36 @@ def _page(ask: Ask, class_names: tuple[str, ...], title: str) -> tuple[Any, dict
         "max_file_size": MAX_FILE_BYTES,
         "footer_links": [],
         "theme": gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        "app_kwargs": {"middleware": [Middleware(_with_policy)]},
+        "app_kwargs": {"middleware": [Middleware(_guarded)]},
     }
     return page, options
 
 
-def _with_policy(app: Any) -> Any:
-    """Answers of an ASGI application with the header that keeps the browser from asking other hosts."""
+def _of_no_address(move: Callable[[Any], Any], error: Callable[..., Exception]) -> Callable[[Any], Any]:
+    """What takes a file to a component; an address is refused, which Gradio would fetch."""
+
+    async def refusing(path: Any) -> Any:
+        if str(path).lower().startswith(("http:", "https:")):
+            raise error("send the file itself: the page fetches nothing", print_exception=False)
+        return await move(path)
+
+    return refusing
+
+
+def _guarded(app: Any) -> Any:
+    """An ASGI application whose answers keep the browser from asking other hosts, and that takes no large bodies.
+
+    Gradio bounds what is uploaded; this bounds all else.
+    """
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        is_large = b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > MAX_BODY_BYTES
+        if is_large and scope["path"] != "/gradio_api/upload":
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+            return
+
         async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]

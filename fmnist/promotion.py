@@ -101,13 +101,19 @@ def held_out(candidate: Splits, incumbent: Splits | None = None) -> Split:
     """The images of the candidate's validation split that neither was trained on.
 
     Raises:
-        FmnistError: If these are too few, or the two were trained on different datasets.
+        FmnistError: If these are too few, or the two were trained on different datasets or classes.
     """
     validation = candidate.validation
     if incumbent and incumbent.manifest["dataset"] != candidate.manifest["dataset"]:
         raise FmnistError(
             f"the candidate was trained on {candidate.manifest['dataset']}, the other on "
             f"{incumbent.manifest['dataset']}: one can't stand for the other; train under another registered_model"
+        )
+    if incumbent and incumbent.class_names != candidate.class_names:
+        raise FmnistError(
+            f"the two were trained on different classes, the candidate on {', '.join(candidate.class_names)}, the "
+            f"other on {', '.join(incumbent.class_names)}: one can't stand for the other; train under another "
+            "registered_model"
         )
     trained = [candidate.train] + ([incumbent.train] if incumbent else [])
     seen = {image.tobytes() for split in trained for image in split.images}

@@ -357,9 +357,16 @@ def test_photographs_are_tested_by_their_content_and_a_seed_not_by_their_names(t
         cache.sha256(folder / "my box" / "another.png" if file.name == "3.png" and label == 1 else file)
         for file, label in first.test
     ]
-    other = photographs.find(folder, 1)
-    assert (len(other.test), len(other.train)) == (len(first.test), len(first.train)) == (10, 20)
-    assert {file for file, _ in other.test} != {file for file, _ in renamed.test}
+    assert {file for file, _ in photographs.find(folder, 1).test} != {file for file, _ in renamed.test}
+
+
+def test_a_photograph_stays_where_it_was_drawn_when_others_are_added(tmp_path):
+    few = photographs.find(draw_photographs(tmp_path / "few", count=15), 0)
+    more = photographs.find(draw_photographs(tmp_path / "more", count=40), 0)
+    for before, after, least in ((few.test, more.test, 3), (few.train, more.train, 6)):
+        old, new = ({(file.name, label) for file, label in each} for each in (before, after))
+        assert old < new
+        assert min(sum(label == each for _, label in old) for each in (0, 1)) >= least
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -128,6 +131,28 @@ def test_a_file_that_is_too_large_is_refused(served):
         done = subprocess.run(command, input=bytes(size), capture_output=True, check=True)
         answers.append(done.stdout.decode()[-3:])
     assert answers == ["200", "413"]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_an_address_is_not_fetched(served, drawn):
+    photo = {"path": "https://example.invalid/a.png", "meta": {"_type": "gradio.FileData"}}
+    given = {"background": None, "layers": [], "composite": photo} if drawn else photo
+    call = f"{served[1]}/gradio_api/call/{'lambda_1' if drawn else 'lambda'}"
+    body = json.dumps({"data": [given]}).encode()
+    asked = urllib.request.Request(call, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{call}/{event}", timeout=60) as answer:
+        assert "send the file itself: the page fetches nothing" in answer.read().decode()
+
+
+@pytest.mark.parametrize("path", ["queue/join", "component_server", "run/upload"])
+def test_a_large_body_that_is_no_upload_is_refused(served, path):
+    with closing(HTTPConnection(served[1].removeprefix("http://"), timeout=60)) as connection:
+        connection.putrequest("POST", f"/gradio_api/{path}")
+        connection.putheader("Content-Length", str(demo.MAX_BODY_BYTES + 1))
+        connection.endheaders()  # the answer doesn't wait for the body
+        assert connection.getresponse().status == 413
 
 
 def test_the_browser_asks_no_other_host_and_ctrl_c_ends_the_page(page, served):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import Store, register_foreign, tracked_in
 from PIL import Image, ImageDraw
+from test_data import write_dataset
 
 from fmnist import data, prediction, summary
 from fmnist.classes import named
@@ -251,6 +252,19 @@ def test_by_default_the_first_three_test_images_are_answered(store):
     with tracked_in(store):
         result = predict(Predict(model_uri=MODEL))
     assert [each["file"] for each in result["answers"]] == ["test:0", "test:1", "test:2"]
+
+
+def test_test_images_of_other_classes_than_the_models_are_refused_before_a_run_begins(store, tmp_path):
+    from entry_points.predict import predict
+
+    before = len(store.client.search_runs([store.experiment]))
+    with tracked_in(store), pytest.raises(FmnistError, match=r"^dataset: garments/1 knows .*; folder has 0, 1, 2"):
+        predict(
+            Predict(
+                model_uri=MODEL, dataset="folder", data_dir=str(write_dataset(tmp_path / "digits", num_train=6000))
+            )
+        )
+    assert len(store.client.search_runs([store.experiment])) == before
 
 
 def test_nothing_that_can_be_used_is_an_incomplete_run_too(store, tmp_path):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -151,6 +152,10 @@ def test_only_images_that_neither_was_trained_on_decide():
         (
             splits(range(0, 800), range(800, 1000), "mnist"),
             "the candidate was trained on folder, the other on mnist",
+        ),
+        (
+            replace(splits(range(0, 800), range(800, 1000)), class_names=("Coat", "hat")),
+            "the two were trained on different classes, .* the other on Coat, hat: ",
         ),
     ],
 )

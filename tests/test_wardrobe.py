@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import Store, draw_photographs, register_foreign, tracked_in
 
+from fmnist import data
 from fmnist.errors import FmnistError
 from fmnist.settings import Evaluate, Predict, Reproduce, Train, Validation
 
@@ -75,7 +76,7 @@ def test_the_run_says_what_it_began_with_whatever_becomes_of_the_alias(store, ta
     assert run.data.params["start_from"] == "models:/fashion-mnist@champion"
     assert run.data.params["recipe.start_from"] == "models:/fashion-mnist/1"
     assert "from models:/fashion-mnist/1" in taught["recipe"]
-    assert (taught["dataset"], taught["num_test_images"]) == ("folder", 6)
+    assert (taught["dataset"], taught["num_test_images"]) == ("folder", 7)
 
 
 def test_what_was_taught_is_predicted_evaluated_and_reproduced_with_its_own_classes(store, taught, folder):
@@ -87,8 +88,33 @@ def test_what_was_taught_is_predicted_evaluated_and_reproduced_with_its_own_clas
         uri = f"models:/{taught['registered']}"
         answered = predict(Predict(images=str(folder), model_uri=uri))
         assert list(answered["per_class"]) == ["Trouser", "my box"]
-        assert evaluate(Evaluate(model_uri=uri))["num_images"] == 6
+        assert evaluate(Evaluate(model_uri=uri))["num_images"] == 7
         assert reproduce(Reproduce(run=taught["run_id"]))["verdict"] == "equal, bit for bit"
+
+
+def test_a_version_that_was_trained_on_images_that_are_now_tested_is_not_begun_with(store, taught, folder):
+    from entry_points.train import train
+    from fmnist.tracking.training import refuse_seen
+
+    uri, validation = f"models:/{taught['registered']}", Validation(2, stratified=True)
+    before = len(store.client.search_runs([store.experiment], "tags.entry_point = 'train'"))
+    again = Train(
+        dataset="folder",
+        data_dir=str(folder),
+        validation=validation,
+        start_from=uri,
+        seed=1,
+        registered_model="x",
+        **SMALL,
+    )
+    message = (
+        rf"^start_from: {taught['registered']} was trained on \d+ images of the test split; type .*, or begin"
+    )
+    with tracked_in(store):
+        with pytest.raises(FmnistError, match=message):
+            train(again)
+        refuse_seen(uri, data.load("folder", data_dir=str(folder), validation=validation, seed=0))
+    assert len(store.client.search_runs([store.experiment], "tags.entry_point = 'train'")) == before
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist import machine, training
+from fmnist import data, machine, training
 from fmnist.data import SPLITS, Splits
 from fmnist.device import Device, conditions
 from fmnist.errors import FmnistError
@@ -64,6 +64,28 @@ def begin_with(plan: "Plan", model_uri: str) -> "Plan":
             f"{known.get('recipe.model')} -P 'hyper={hyper}'"
         )
     return dataclasses.replace(plan, start=Start(version.uri, file, version.class_names))
+
+
+def refuse_seen(model_uri: str, splits: Splits) -> None:
+    """Raises `FmnistError` if a version was trained on images that are now to validate or to test.
+
+    Nothing is known of a version that names no data, or data that isn't prepared here.
+    """
+    version = versions.find(model_uri)
+    digest = version.tags.get("dataset.digest")
+    if not digest or digest == splits.manifest["digest"]:
+        return
+    known = data.prepared(digest)
+    if known is None:
+        return
+    seen = {image.tobytes() for image in known.train.images}
+    for name in ("test", "validation"):
+        count = sum(image.tobytes() in seen for image in getattr(splits, name).images)
+        if count:
+            raise FmnistError(
+                f"start_from: {version} was trained on {count} images of the {name} split; type the dataset, "
+                "validation and seed that it was trained with, or begin with another version"
+            )
 
 
 def log_begin(plan: "Plan", splits: Splits, device: Device, *, resumed_from: str | None = None) -> None:

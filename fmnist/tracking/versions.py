@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist import data
-from fmnist.data import Splits
+from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation import strangeness
 from fmnist.evaluation.strangeness import Strangeness
@@ -124,6 +124,26 @@ def splits(version: Version, dataset: str, data_dir: str) -> Splits:
     if not data_dir and Path(training.data_dir).is_dir():
         data_dir = training.data_dir
     return data.load(dataset or own, data_dir=data_dir, validation=training.validation, seed=training.seed)
+
+
+def test_split(version: Version, dataset: str, data_dir: str) -> Split:
+    """The test split of a dataset, as `splits` gives it, whose classes are the version's.
+
+    Raises:
+        FmnistError: If they are others.
+    """
+    found = splits(version, dataset, data_dir)
+    known = version.training or version.tags.get("dataset") or version.class_names != Version.class_names
+    fits = (
+        found.class_names == version.class_names if known else len(found.class_names) == len(version.class_names)
+    )
+    if not fits:
+        raise FmnistError(
+            f"dataset: {version} knows the classes {', '.join(version.class_names)}; "
+            f"{found.manifest['dataset']} has {', '.join(found.class_names)}; "
+            "leave dataset empty, or name one that has the version's classes"
+        )
+    return found.test
 
 
 def own_splits(version: Version, data_dir: str) -> Splits:
