@@ -48,7 +48,6 @@ def read(path: Path) -> NDArray[np.uint8]:
         # Pillow's remarks on odd files; `catch_warnings` is of no use among threads: the last to leave it may
         # leave its filter behind
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as many as a bomb
         with path.open("rb") as file:
             image: Image.Image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:
