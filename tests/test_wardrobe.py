@@ -10,7 +10,8 @@ from fmnist import data
 from fmnist.errors import FmnistError
 from fmnist.settings import Evaluate, Predict, Reproduce, Train, Validation
 
-SMALL = {"model": "mlp", "hyper": "dense=16", "epochs": 1, "device": "cpu"}
+# Parts of a batch would fix the threads of a process in which other tests may have computed already.
+SMALL = {"model": "mlp", "hyper": "dense=16", "epochs": 1, "device": "cpu", "batch_parts": 1}
 
 
 @pytest.fixture(scope="module")
