@@ -6,18 +6,20 @@ and a probability for each class comes out. To add a model, write one function h
 it. Keras is imported only when a model is built.
 """
 
-import dataclasses
 import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from fmnist import arguments
+from fmnist.arguments import Fraction, Range
 from fmnist.classes import named
 from fmnist.errors import FmnistError
-from fmnist.registry import MODELS, unknown
+from fmnist.recipe import GRADIENT_DESCENT, RECIPE_SPACE, Recipe
+from fmnist.registry import MODELS
 from fmnist.space import Choice, Point, Space, Span
 
 if TYPE_CHECKING:
@@ -27,41 +29,46 @@ NUM_CLASSES = 10
 SIDE = 28
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained unless the user says otherwise."""
-
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    epochs: int
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that a hyperparameter (or each number of its list) may be."""
-
-    low: float
-    high: float
-
-
 Widths = Annotated[tuple[int, ...], Range(1, 16384)]
-Fraction = Annotated[float, Range(0, 0.95)]
 Activation = Annotated[str, ("relu", "tanh", "sigmoid", "elu", "gelu", "silu")]
-Layers = list["keras.Layer"]
+Layers = list["keras.Layer | Residual"]
 
 # Three dimensions make a list of widths: the first one, how many there are, and each one's ratio to the one
 # before. Without a number the list keeps the shape of the default.
 SHAPED = {"dense": ("width", "layers", "taper"), "filters": ("filters", "blocks", "growth")}
-# What every search may vary beside the model itself.
-RECIPE_SPACE: Space = {
-    "optimizer": Choice(("adam", "adamw", "rmsprop", "momentum")),
-    "learning_rate": Span(1e-4, 1e-2, log=True),
-    "batch_size": Choice((32, 64, 128, 256)),
-    "augment": Choice(("none", "flip_horizontal", "shift", "flip_horizontal+shift")),
-}
 DENSE_SPACE: Space = {"width": Span(64, 1024, log=True), "layers": Span(1, 3), "taper": Choice((0.25, 0.5, 1.0))}
 ACTIVATIONS = Choice(("relu", "tanh", "elu", "gelu"))
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Layers whose result is added to what they were given, among the layers of a model.
+
+    Source: He et al. 2016, https://arxiv.org/abs/1603.05027
+    """
+
+    branch: Layers
+    before: Layers = field(default_factory=list)
+    """What both ways begin with."""
+    shortcut: Layers = field(default_factory=list)
+    """What the other way goes through, where the branch changes the shape."""
+
+    @property
+    def layers(self) -> Layers:
+        return [*self.before, *self.branch, *self.shortcut]
+
+    def __call__(self, inputs: Any) -> Any:
+        import keras
+
+        begun = _through(self.before, inputs)
+        skipped = _through(self.shortcut, begun) if self.shortcut else inputs
+        return keras.layers.Add()([_through(self.branch, begun), skipped])
+
+
+def _through(layers: Layers, inputs: Any) -> Any:
+    for layer in layers:
+        inputs = layer(inputs)
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,10 @@ class Model:
         Raises:
             FmnistError: If a name isn't an argument of the builder, or a value isn't what it may be.
         """
-        arguments = self._arguments()
-        values = {name: argument.default for name, argument in arguments.items()}
-        for part in filter(None, (part.strip() for part in text.split(";"))):
-            name, _, value = (piece.strip() for piece in part.partition("="))
-            if name not in arguments:
-                raise unknown(f"hyperparameter of {self.name}", name, arguments)
-            values[name] = _parse(name, value, arguments[name].annotation)
-        return values
+        own = self._arguments()
+        annotations = {name: argument.annotation for name, argument in own.items()}
+        given = arguments.parse(text, annotations, where="hyper", whose=f"hyperparameter of {self.name}")
+        return {name: argument.default for name, argument in own.items()} | given
 
     def _arguments(self) -> Mapping[str, inspect.Parameter]:
         """The builder's arguments.
@@ -94,29 +97,30 @@ class Model:
         Raises:
             FmnistError: If one doesn't say what it may be.
         """
-        arguments = inspect.signature(self.builder).parameters
-        for name, argument in arguments.items():
+        own = inspect.signature(self.builder).parameters
+        for name, argument in own.items():
             if len(get_args(argument.annotation)) != 2 or argument.default is argument.empty:
                 raise FmnistError(
                     f"model {self.name}: expected of its argument {name} a default and an annotation that "
                     f"bounds it, found {argument}; write for example {name}: Annotated[int, Range(1, 64)] = 8"
                 )
-        return arguments
+        return own
 
     def scaled(self, width: float) -> dict[str, Any]:
         """The default hyperparameters with every list of widths multiplied by a factor."""
-        arguments = self._arguments()
         return {
             name: tuple(max(round(width * each), 1) for each in argument.default)
             if get_origin(get_args(argument.annotation)[0]) is tuple
             else argument.default
-            for name, argument in arguments.items()
+            for name, argument in self._arguments().items()
         }
 
     def at(self, point: Point) -> dict[str, Any]:
         """The hyperparameters at a point of the search space."""
         values = self.hyperparameters("")
         for name, (first, count, ratio) in SHAPED.items():
+            if name not in values:
+                continue
             if count in point:
                 widths = [point[first] * point[ratio] ** index for index in range(point[count])]
                 values[name] = tuple(max(round(width), 1) for width in widths)
@@ -133,6 +137,9 @@ class Model:
             layers = self.builder(**hyperparameters)
         while layers:
             layer = layers.pop()
+            if isinstance(layer, Residual):
+                layers += layer.layers
+                continue
             own = type(layer).__module__.partition(".")[0] != "keras"  # which may do what it likes
             if own or isinstance(layer, keras.layers.BatchNormalization):
                 return True
@@ -155,12 +162,35 @@ class Model:
         pixels = keras.Input((SIDE, SIDE), name="pixels")
         outputs = keras.layers.Rescaling(1 / 255, name="scale")(pixels)
         outputs = keras.layers.Reshape((SIDE, SIDE, 1), name="channel")(outputs)
-        for layer in self.builder(**hyperparameters):
-            outputs = layer(outputs)
+        outputs = _through(self.builder(**hyperparameters), outputs)
         # The last sums and the softmax stay in float32: bfloat16 has too few digits for probabilities.
         logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(outputs)
         probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(logits)
         return keras.Model(pixels, probabilities, name=self.name)
+
+
+def looking(model: "keras.Model", views: str) -> "keras.Model":
+    """A model of the same weights that looks at several views of each image, by a name of `fmnist.recipe.Views`.
+
+    It gives the probabilities of the mean of their logits; images moved by a pixel count half in it.
+
+    Source: Jordan 2024, https://arxiv.org/abs/2404.00498 (test-time augmentation)
+    """
+    import keras
+    from keras import ops
+
+    pixels = keras.Input((SIDE, SIDE), name="pixels")
+    seen, shares = [pixels, ops.flip(pixels, axis=2)], [0.5, 0.5]
+    if views == "flip_shift":
+        for each in seen[:2]:
+            padded = ops.pad(each, ((0, 0), (1, 1), (1, 1)))
+            seen += [padded[:, :-2, :-2], padded[:, 2:, 2:]]
+        shares = [0.25] * 2 + [0.125] * 4
+    one_view = keras.Model(model.inputs, model.get_layer("logits").output, name="one_view")
+    logits = one_view(ops.concatenate(seen, axis=0))
+    by_view = ops.split(ops.reshape(logits, (len(seen), -1, logits.shape[-1])), len(seen), axis=0)
+    mean = sum(share * each[0] for share, each in zip(shares, by_view, strict=True))
+    return keras.Model(pixels, model.get_layer("probabilities")(mean), name=model.name)
 
 
 @dataclass(frozen=True)
@@ -182,60 +212,38 @@ class Start:
         import keras
 
         earlier = keras.saving.load_model(self.file, compile=False, safe_mode=True)
-        fresh = model.get_layer("logits").get_weights()
-        for layer, other in zip(model.layers, earlier.layers, strict=True):
-            if layer.name != "logits":
-                layer.set_weights(other.get_weights())
-        known = earlier.get_layer("logits").get_weights()
+        *hidden, last = _with_weights(model)
+        *others, others_last = _with_weights(earlier)
+        for layer, other in zip(hidden, others, strict=True):
+            layer.set_weights(other.get_weights())
+        fresh, known = last.get_weights(), others_last.get_weights()
         for label, name in enumerate(class_names):
             if same := list(named(name, self.class_names)):
                 for mine, theirs in zip(fresh, known, strict=True):  # kernel (features, classes), bias (classes)
                     mine[..., label] = theirs[..., same].mean(axis=-1)
-        model.get_layer("logits").set_weights(fresh)
+        last.set_weights(fresh)
+
+
+def _with_weights(model: "keras.Model") -> "list[keras.Layer]":
+    """The layers of a model, or of the one in it that looks at one view, that have weights."""
+    import keras
+
+    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return [layer for layer in (inner[0] if inner else model).layers if layer.weights]
 
 
 def model(name: str, recipe: Recipe, space: Space) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
     """Registers a function that gives the hidden layers of a model.
 
-    `space` holds what a search may vary beside `RECIPE_SPACE`: arguments of the function, and the names that
-    `SHAPED` has for its lists of widths.
+    `space` holds what a search may vary beside `RECIPE_SPACE`, or otherwise than there: arguments of the function,
+    and the names that `SHAPED` has for its lists of widths.
     """
 
     def register(builder: Callable[..., Layers]) -> Callable[..., Layers]:
-        MODELS.add(name, Model(name, builder, recipe, {**space, **RECIPE_SPACE}))
+        MODELS.add(name, Model(name, builder, recipe, {**space, **RECIPE_SPACE, **space}))
         return builder
 
     return register
-
-
-def _parse(name: str, text: str, annotation: Any) -> Any:
-    """The value that a text spells, checked against the annotation of the builder's argument."""
-    kind, allowed = get_args(annotation)
-    many = get_origin(kind) is tuple
-    number = get_args(kind)[0] if many else kind
-    if isinstance(allowed, tuple):
-        if text not in allowed:
-            raise unknown(name, text, allowed)
-        return text
-    expected = f"{'whole ' if number is int else ''}number{'s joined by commas,' if many else ''}"
-    try:
-        values = [number(piece) for piece in text.split(",")]
-    except ValueError:
-        values = []
-    if (
-        len(values) < 1
-        or (len(values) > 1 and not many)
-        or not all(allowed.low <= v <= allowed.high for v in values)
-    ):
-        raise FmnistError(
-            f"hyper: {name}: expected {expected} from {allowed.low} to {allowed.high}; received {text!r}"
-        )
-    return tuple(values) if many else values[0]
-
-
-def resolve(recipe: Recipe, **given: Any) -> Recipe:
-    """The recipe with what the user gave in place of its own values; None means not given."""
-    return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 @model(
@@ -377,3 +385,177 @@ for _first in (64, 128, 256):
             "activation": ACTIVATIONS,
         },
     )(partial(cnn, filters=(_first, 2 * _first)))
+
+
+def _norm() -> "keras.Layer":
+    """A batch normalization whose scale stays 1, with a memory of a few batches.
+
+    Source: Jordan 2024, https://arxiv.org/abs/2404.00498 (airbench)
+    """
+    from keras import layers
+
+    return layers.BatchNormalization(scale=False, momentum=0.6, epsilon=1e-4)
+
+
+def _convolution(width: int, kernel: int = 3, **more: Any) -> "keras.Layer":
+    from keras import layers
+
+    return layers.Conv2D(width, kernel, padding="same", use_bias=False, **more)
+
+
+HEAD_SCALE = 1 / 9  # of the features before the last layer, as in airbench
+
+
+@model(
+    "airbench",
+    Recipe(
+        "momentum",
+        learning_rate=0.75,
+        batch_size=512,
+        epochs=8,
+        schedule="one_cycle",
+        warmup=0.2,
+        momentum=0.85,
+        norm_rate=64,
+        label_smoothing=0.2,
+        averaging="lookahead",
+        average_every=5,
+        average_decay=0.77,
+        flip="alternating",
+        views="flip",
+    ),
+    {
+        "optimizer": Choice(GRADIENT_DESCENT),
+        "learning_rate": Span(0.1, 3.0, log=True),
+        "batch_size": Choice((128, 256, 512, 1024)),
+        "filters": Span(8, 64, log=True),
+        "activation": ACTIVATIONS,
+    },
+)
+def airbench(*, filters: Widths = (16, 32, 64), activation: Activation = "gelu") -> Layers:
+    """airbench94's layout at 28x28: frozen 2x2 whitening, then groups of two convolutions each.
+
+    Scales of norms are frozen, convolutions begin as the identity.
+
+    Source: Jordan 2024, https://arxiv.org/abs/2404.00498
+    """
+    from keras import layers
+
+    hidden: Layers = [layers.Conv2D(8, 2, use_bias=False, trainable=False, name="whiten")]  # 28 -> 27
+    hidden.append(layers.Activation(activation))
+    for index, width in enumerate(filters):  # 27 -> 13 -> 6 -> 3
+        hidden += [_convolution(width, name=f"dirac_{index}a"), layers.MaxPooling2D(2), _norm()]
+        hidden += [layers.Activation(activation), _convolution(width, name=f"dirac_{index}b"), _norm()]
+        hidden.append(layers.Activation(activation))
+    return [*hidden, layers.GlobalMaxPooling2D(), layers.Rescaling(HEAD_SCALE)]
+
+
+@model(
+    "resnet",
+    Recipe(
+        "momentum",
+        learning_rate=0.5,
+        batch_size=256,
+        epochs=8,
+        schedule="one_cycle",
+        warmup=0.2,
+        label_smoothing=0.1,
+        weight_decay=1e-3,
+        flip="alternating",
+    ),
+    {
+        "optimizer": Choice(GRADIENT_DESCENT),
+        "learning_rate": Span(0.05, 3.0, log=True),
+        "filters": Span(16, 64, log=True),
+        "stem": Choice(("patch", "whiten", "dense")),
+        "activation": ACTIVATIONS,
+    },
+)
+def resnet(
+    *,
+    stem: Annotated[str, ("patch", "whiten", "dense")] = "patch",
+    filters: Widths = (32, 64, 128),
+    blocks: Annotated[tuple[int, ...], Range(0, 8)] = (0, 0, 1),
+    activation: Activation = "relu",
+) -> Layers:
+    """A small residual network of dense 3x3 convolutions: a stem, then for each further width a convolution that
+    is pooled, and blocks of two convolutions.
+
+    The stem is 4x4 patches of stride 2 (28 -> 14), frozen 2x2 whitening, or a 3x3 convolution; `blocks` counts the
+    residual blocks after each width, the stem's first.
+
+    Source: Page 2018, https://github.com/davidcpage/cifar10-fast (the layout, for CIFAR-10); He et al. 2016,
+    https://arxiv.org/abs/1512.03385
+    """
+    from keras import layers
+
+    first, *others = filters
+    hidden: Layers
+    if stem == "whiten":
+        hidden = [layers.Conv2D(8, 2, use_bias=False, trainable=False, name="whiten")]
+        hidden += [layers.Activation(activation), _convolution(first)]
+    elif stem == "patch":
+        hidden = [_convolution(first, 4, strides=2)]
+    else:
+        hidden = [_convolution(first)]
+    hidden += [_norm(), layers.Activation(activation)]
+    counts = (*blocks, *(0,) * len(filters))
+    for index, width in enumerate([first, *others]):
+        if index:
+            hidden += [_convolution(width), layers.MaxPooling2D(2), _norm(), layers.Activation(activation)]
+        for _ in range(counts[index]):
+            branch: Layers = []
+            for _ in range(2):
+                branch += [_convolution(width), _norm(), layers.Activation(activation)]
+            hidden.append(Residual(branch))
+    return [*hidden, layers.GlobalMaxPooling2D(), layers.Rescaling(HEAD_SCALE)]
+
+
+@model(
+    "wrn",
+    Recipe(
+        "momentum",
+        learning_rate=0.1,
+        batch_size=128,
+        epochs=200,
+        schedule="cosine",
+        weight_decay=5e-3,  # 5e-4 in the paper, where momentum multiplies it by ten
+        flip="random",
+        crop=4,
+    ),
+    {
+        "optimizer": Choice(GRADIENT_DESCENT),
+        "learning_rate": Span(0.01, 0.5, log=True),
+        "width": Span(1, 10),
+        "dropout": Span(0.0, 0.5),
+    },
+)
+def wrn(
+    *,
+    depth: Annotated[int, Range(10, 100)] = 16,
+    width: Annotated[int, Range(1, 20)] = 4,
+    dropout: Fraction = 0.0,
+) -> Layers:
+    """WRN-depth-width: three groups of pre-activated residual blocks of 16, 32 and 64 times the width's filters.
+
+    Source: Zagoruyko, Komodakis 2016, https://arxiv.org/abs/1605.07146
+    """
+    from keras import layers
+
+    def convolution(filters: int, kernel: int = 3, strides: int = 1) -> "keras.Layer":
+        return _convolution(filters, kernel, strides=strides, kernel_initializer="he_normal")
+
+    def activation() -> Layers:
+        return [layers.BatchNormalization(momentum=0.9, epsilon=1e-5), layers.Activation("relu")]
+
+    hidden: Layers = [convolution(16)]
+    for group in range(3):  # 28 -> 28 -> 14 -> 7
+        filters = 16 * width * 2**group
+        for block in range(max((depth - 4) // 6, 1)):
+            strides = 2 if group and not block else 1
+            branch = [convolution(filters, strides=strides), *activation()]
+            branch += [layers.Dropout(dropout)] if dropout else []
+            branch.append(convolution(filters))
+            shortcut: Layers = [] if block else [convolution(filters, 1, strides)]
+            hidden.append(Residual(branch, activation(), shortcut))
+    return [*hidden, *activation(), layers.GlobalAveragePooling2D()]

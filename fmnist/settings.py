@@ -112,6 +112,7 @@ class Train:
     batch_size: int | None = option(None, "images an update", minimum=1)
     optimizer: str | None = option(None, "optimizer by name", choices=OPTIMIZERS)
     learning_rate: float | None = option(None, "step size of the optimizer", above=0)
+    recipe: str = option("", "more of the recipe, for example schedule=one_cycle;label_smoothing=0.1")
     augment: tuple[str, ...] = option(
         (), f"none, or a +-joined choice of {', '.join(AUGMENTATIONS)}", parse=parse_augment, text=augment_text
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fmnist.errors import FmnistError
@@ -42,8 +43,10 @@ Space = Mapping[str, Dimension]
 Point = Mapping[str, Any]
 
 
-def narrow(space: Space, text: str) -> dict[str, Dimension]:
+def narrow(space: Space, text: str, *, more: Space = MappingProxyType({})) -> dict[str, Dimension]:
     """The space with what a text such as `width=64..512 log, optimizer=adam|adamw, dropout=0.3` leaves of it.
+
+    What is in `more` is there only if the text names it.
 
     Raises:
         FmnistError: If a name is unknown or stands twice, or what it is to be isn't within what is declared.
@@ -52,12 +55,12 @@ def narrow(space: Space, text: str) -> dict[str, Dimension]:
     named = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, wanted = (piece.strip() for piece in part.partition("="))
-        if name not in space:
-            raise unknown("dimension of the space", name, space)
+        if name not in space and name not in more:
+            raise unknown("dimension of the space", name, {**space, **more})
         if name in named:
             raise FmnistError(f"space: {name} stands twice in {text!r}")
         named.add(name)
-        narrowed[name] = _narrow(name, space[name], wanted)
+        narrowed[name] = _narrow(name, {**more, **space}[name], wanted)
     return narrowed
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist import cache, machine
+from fmnist import cache, initial, machine, models
+from fmnist.arguments import value_text
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import Splits
 from fmnist.device import Device, batch_parts, set_batch_parts, whole_batches_only
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
-from fmnist.models import Model, Recipe, Start, resolve
+from fmnist.models import Model, Start
+from fmnist.recipe import Recipe, resolve
 from fmnist.registry import MODELS
 from fmnist.settings import Train
 
@@ -57,6 +59,7 @@ class Plan:
         step, passes = f"{recipe.optimizer} {recipe.learning_rate:g}", f"{recipe.epochs} epochs"
         more = [
             f"from {self.start.version}" if self.start else "",
+            *(f"{name} {value_text(value)}" for name, value in recipe.extras.items()),
             "+".join(self.augment),
             *({self.precision, self.trainer} & {"bfloat16", "fit"}),
         ]
@@ -99,6 +102,10 @@ class Fitted:
     """The epoch whose weights the model has."""
     xla: bool
     """Whether XLA compiled a training step."""
+    predict_one_view: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """As `predict`, without the recipe's views."""
+    viewed: Evaluation | None
+    """On the validation split with the recipe's views, which the history's figures are without."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ class Trained(Fitted):
 
     test: Evaluation
     test_probabilities: NDArray[np.float32]
+    one_view: Evaluation | None
+    """On the test split without the recipe's views, if it has any."""
 
 
 def plan(settings: Train) -> Plan:
@@ -118,6 +127,7 @@ def plan(settings: Train) -> Plan:
     model: Model = MODELS[settings.model]
     recipe = resolve(
         model.recipe,
+        settings.recipe,
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
@@ -143,7 +153,8 @@ def identity(plan: Plan, splits: Splits, device: str) -> dict[str, Any]:
     That is the plan, the data, the device that was asked for, and the machine, versions and code that are there.
     """
     recipe = dataclasses.asdict(plan.recipe)
-    del recipe["epochs"]
+    if not plan.recipe.knows_its_end:
+        del recipe["epochs"]
     facts = machine.facts()
     return {
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
@@ -162,8 +173,13 @@ def check_fits(plan: Plan, splits: Splits) -> None:
     """Checks a plan against the data that it is for.
 
     Raises:
-        FmnistError: If a batch is larger than the training split.
+        FmnistError: If a batch is larger than the training split, or the trainer doesn't do all of the recipe.
     """
+    unknown = [name for name in plan.recipe.extras if name != "momentum"]
+    if plan.trainer == "fit" and unknown:
+        raise FmnistError(
+            f"trainer=fit: stock Keras doesn't do {', '.join(unknown)} of the recipe; type -P trainer=compiled"
+        )
     if plan.recipe.batch_size > len(splits.train):
         raise FmnistError(
             f"batch_size: expected at most the {len(splits.train)} images of the training split, "
@@ -206,7 +222,10 @@ def train(
     fitted = fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint)
     probabilities = fitted.predict(splits.test.images)
     test = evaluate(probabilities, splits.test.labels)
-    return Trained(**vars(fitted), test=test, test_probabilities=probabilities)
+    one_view = None
+    if plan.recipe.views != "none":
+        one_view = evaluate(fitted.predict_one_view(splits.test.images), splits.test.labels)
+    return Trained(**vars(fitted), test=test, test_probabilities=probabilities, one_view=one_view)
 
 
 def fit(
@@ -235,25 +254,23 @@ def fit(
     model = plan.model.build(
         plan.hyperparameters, precision=plan.precision, seed=plan.seed, num_classes=num_classes
     )
+    initial.begin(model, splits.train.images)
     if plan.start:
         plan.start.give(model, splits.class_names)
-    optimizer = engines.optimizer(plan.recipe.optimizer, plan.recipe.learning_rate)
     engine = engines.load(
         plan.trainer,
         plan.backend,
         model,
-        optimizer=optimizer,
+        recipe=plan.recipe,
         augment=plan.augment,
-        batch_size=plan.recipe.batch_size,
         batch_parts=plan.batch_parts or 1,
         images=splits.train.images,
         labels=splits.train.labels,
     )
-    variables = [*model.weights, *optimizer.variables]
     history: list[Epoch] = []
     kept, best = 0, model.get_weights() if plan.patience else []
     if start:
-        for variable, value in zip(variables, start.state, strict=True):
+        for variable, value in zip(engine.variables, start.state, strict=True):
             variable.assign(value)
         history = [Epoch(**figures) for figures in start.history]
         kept, best = start.kept_epoch, start.best
@@ -272,14 +289,20 @@ def fit(
             elif kept == 0 or epoch.validation_accuracy > history[kept - 1].validation_accuracy:
                 kept, best = epoch.number, model.get_weights()
             if on_checkpoint:
-                state = [variable.numpy() for variable in variables]
+                state = [variable.numpy() for variable in engine.variables]
                 on_checkpoint(Checkpoint(state, best, kept, [dataclasses.asdict(each) for each in history]))
             on_epoch(epoch)
     finally:
         background.shutdown(wait=False)
     if plan.patience:
         model.set_weights(best)
-    return Fitted(model, engine.predict, tuple(history), history[kept - 1], engine.xla)
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = engine.predict
+    viewed = None
+    if plan.recipe.views != "none":
+        model = models.looking(model, plan.recipe.views)
+        predict = engine.predictor(model)
+        viewed = evaluate(predict(splits.validation.images), splits.validation.labels)
+    return Fitted(model, predict, tuple(history), history[kept - 1], engine.xla, engine.predict, viewed)
 
 
 def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool) -> Epoch:

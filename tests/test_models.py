@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fmnist.models
+import fmnist.recipe
 from fmnist.errors import FmnistError
 from fmnist.registry import MODELS
 
@@ -14,6 +15,15 @@ PARAMETERS = {  # counted by hand from the layers
     "alexnet": 2_166_026,
     "cnn64": 640 + 73_856 + 7 * 7 * 128 * 128 + 128 + 128 * 10 + 10,
     "cnn128": 1_280 + 295_168 + 7 * 7 * 256 * 128 + 128 + 128 * 10 + 10,
+    # kernels, then of each norm an offset and two statistics, then the last layer
+    "airbench": 32 + 9 * (128 + 256 + 512 + 1024 + 2048 + 4096) + 6 * (16 + 32 + 64) + 650,
+    "resnet": 16 * 32 + 9 * (2048 + 8192 + 2 * 16384) + 3 * (32 + 64 + 3 * 128) + 1290,
+    # WRN-16-4; the paper's 2.7 million, of one colour instead of three
+    "wrn": 144
+    + 9 * (1024 + 3 * 4096 + 8192 + 3 * 16384 + 32768 + 3 * 65536)
+    + (1024 + 8192 + 32768)
+    + 4 * (16 + 3 * 64 + 64 + 3 * 128 + 128 + 3 * 256 + 256)
+    + 2570,
     "cnn256": 2_560 + 1_180_160 + 7 * 7 * 512 * 128 + 128 + 128 * 10 + 10,
 }
 
@@ -40,7 +50,7 @@ def test_the_seed_decides_the_weights(cpu):
 
 def test_the_mlp_recipe_is_the_one_it_replaces():
     recipe = MODELS["mlp"].recipe
-    assert recipe == fmnist.models.Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30)
+    assert recipe == fmnist.recipe.Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30)
 
 
 def test_hyperparameters_override_the_defaults():
@@ -76,7 +86,7 @@ def test_lenet_can_be_built_with_any_allowed_shape(text, cpu):
 def test_an_argument_that_does_not_say_what_it_may_be_gets_a_sentence(argument):
     code: dict[str, object] = {}
     exec(f"def builder(*, {argument}): return []", code)
-    model = fmnist.models.Model("mine", code["builder"], fmnist.models.Recipe("sgd", 0.1, 1, 1), {})
+    model = fmnist.models.Model("mine", code["builder"], fmnist.recipe.Recipe("sgd", 0.1, 1, 1), {})
     with pytest.raises(
         FmnistError, match=r"model mine: expected of its argument width a default and an annotation"
     ):

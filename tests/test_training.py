@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from fmnist import checkpoint, data, engine, training
+from fmnist.arguments import Range
 from fmnist.data import Split, Splits
 from fmnist.device import Device
 from fmnist.engine import randomness
 from fmnist.errors import FmnistError
-from fmnist.models import Model, Range, Recipe
+from fmnist.models import Model
 from fmnist.options import parse
+from fmnist.recipe import Recipe
 from fmnist.registry import MODELS
 from fmnist.settings import AUGMENTATIONS, OPTIMIZERS, TRAINERS, Train, Validation
 
@@ -85,9 +87,8 @@ def test_an_epoch_depends_on_seed_and_number_alone(handful):
             "compiled",
             "tensorflow",
             model,
-            optimizer=engine.optimizer("sgd", 0.01),
+            recipe=plan.recipe,
             augment=plan.augment,
-            batch_size=16,
             batch_parts=1,
             images=handful.train.images,
             labels=handful.train.labels,

@@ -3,6 +3,7 @@
 Devices and threads are fixed at first use, and peak memory is of the whole process. What isn't known is None.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -113,9 +114,8 @@ def _model(cell: Cell, method: Method, used: device.Device, started: float) -> d
         cell.trainer,
         cell.backend,
         model,
-        optimizer=engines.optimizer(plan.recipe.optimizer, plan.recipe.learning_rate),
+        recipe=dataclasses.replace(plan.recipe.plain, batch_size=cell.batch_size),
         augment=(),
-        batch_size=cell.batch_size,
         batch_parts=plan.batch_parts,
         images=images,
         labels=labels,

@@ -5,15 +5,20 @@ knows nothing of datasets, early stopping or tracking.
 """
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmnist.engine.result import Pass
+from fmnist.recipe import Recipe
 
 if TYPE_CHECKING:
     import keras
+
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Engine(Protocol):
@@ -21,6 +26,9 @@ class Engine(Protocol):
 
     xla: bool
     """Whether XLA compiles a training step."""
+
+    variables: "list[keras.Variable]"
+    """All that the next epoch depends on, beside its number."""
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         """Trains for one epoch.
@@ -32,15 +40,17 @@ class Engine(Protocol):
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities `(batch, classes)` of images `(batch, 28, 28)`."""
 
+    def predictor(self, model: "keras.Model") -> Predict:
+        """As `predict`, by another model of the same weights."""
+
 
 def load(
     trainer: str,
     backend: str,
     model: "keras.Model",
     *,
-    optimizer: "keras.optimizers.Optimizer",
+    recipe: Recipe,
     augment: tuple[str, ...],
-    batch_size: int,
     batch_parts: int,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
@@ -49,6 +59,8 @@ def load(
 
     `batch_parts` says in how many parts a batch is worked on side by side, see `fmnist.device.batch_parts`.
     """
+    from fmnist.engine import schedule
+
     make: Callable[..., Engine]
     if trainer == "fit":
         from fmnist.engine import fit
@@ -65,22 +77,24 @@ def load(
 
     return make(
         model,
-        optimizer=optimizer,
+        optimizer=schedule.optimizer(recipe, recipe.epochs * -(-len(labels) // recipe.batch_size)),
+        recipe=recipe,
         augment=augment,
-        batch_size=batch_size,
         batch_parts=batch_parts,
         images=images,
         labels=labels,
     )
 
 
-def optimizer(name: str, learning_rate: float) -> "keras.optimizers.Optimizer":
-    """A fresh Keras optimizer, by a name of `fmnist.settings.OPTIMIZERS`."""
-    from keras import optimizers
-
-    if name == "momentum":
-        return optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
-    return optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate}})
+def warm_up(engine: Engine, recipe: Recipe) -> float:
+    """Compiles all that a training needs, by an epoch of each kind that leaves no trace; gives the seconds."""
+    start = perf_counter()
+    before = [variable.numpy() for variable in engine.variables]
+    for epoch in [1, recipe.epochs] if recipe.num_small_epochs else [1]:
+        engine.train_epoch(0, epoch)
+    for variable, value in zip(engine.variables, before, strict=True):
+        variable.assign(value)
+    return perf_counter() - start
 
 
 def peak_device_memory(backend: str) -> int | None:

@@ -1,14 +1,20 @@
 """What the compiled engines of both backends share: the pieces of an epoch, and the states of its draws."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist.engine.randomness import augmenter, draw_states, random_states
+from fmnist.engine.changes import Changes, mirrored, resized
+from fmnist.engine.randomness import draw_states, random_states
 from fmnist.engine.result import PREDICT_BATCH, Pass
+from fmnist.engine.schedule import rates
+from fmnist.errors import FmnistError
+from fmnist.recipe import Recipe
 
 
 class CompiledEngine(ABC):
@@ -21,48 +27,104 @@ class CompiledEngine(ABC):
         model: keras.Model,
         *,
         optimizer: keras.optimizers.Optimizer,
+        recipe: Recipe,
         augment: tuple[str, ...],
-        batch_size: int,
         batch_parts: int,
         images: NDArray[np.uint8],
         labels: NDArray[np.uint8],
     ) -> None:
-        self.model = model
+        self.model, self.recipe, self.optimizer = model, recipe, optimizer
         # Training works on the logits: their loss is exact where a probability rounds to 0.
         self.logits = keras.Model(model.inputs, model.get_layer("logits").output)
-        self.optimizer = optimizer
-        self.optimizer.build(model.trainable_variables)
-        self.batch_size, self.batch_parts = batch_size, batch_parts
+        weights = model.trainable_variables
+        if recipe.weight_decay:
+            optimizer.exclude_from_weight_decay([each for each in weights if not each.path.endswith("kernel")])
+        optimizer.build(weights)
+        self.rates = rates(recipe, weights)
+        self.batch_size, self.batch_parts = recipe.batch_size, batch_parts
         self.count = len(labels)
-        self.augment = augmenter(augment) if augment else None
-        if self.augment:
-            self.augment.build((None, *images.shape[1:], 1))
-        self._states = random_states(*([model, self.augment] if self.augment else [model]))
+        self.num_updates = recipe.epochs * -(-self.count // self.batch_size)
+        self.changes = Changes(recipe, augment, model.output_shape[-1], images.shape[1:])
+        self._states = random_states(model, self.changes)
+        self.averaged: list[keras.Variable] = []
+        if recipe.averaging != "none":
+            self.averaged = [each for each in model.variables if "seed_generator" not in each.path]
+        # Between epochs the model has the mean of the weights, and here is what training goes on with.
+        self.held = [keras.Variable(each.numpy(), trainable=False, dtype=each.dtype) for each in self.averaged]
+        self.variables = [*model.weights, *optimizer.variables, *self.held]
         self.place(images[..., None], labels)
+        self._predict = self.predictor(model)
+        if recipe.num_small_epochs:
+            small = resized(images, recipe.small_side)
+            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side))
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         start = perf_counter()
         order, *states = draw_states(seed, epoch, 1 + len(self._states))
         for variable, state in zip(self._states, states, strict=True):
             variable.assign(state)
-        loss, correct = self.run_epoch(order)
+        flipped = mirrored(self.recipe.flip, seed, epoch, self.count)
+        self._exchange()
+        loss, correct = self.run_epoch(order, flipped, small=epoch <= self.recipe.num_small_epochs)
+        self._exchange()
         return Pass(loss / self.count, correct / self.count, perf_counter() - start)
 
+    def _exchange(self) -> None:
+        """Puts the mean of the weights in the place of those that are trained, and back."""
+        for variable, held in zip(self.averaged, self.held, strict=True):
+            kept = variable.numpy()
+            variable.assign(held)
+            held.assign(kept)
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [images[start : start + PREDICT_BATCH] for start in range(0, len(images), PREDICT_BATCH)]
-        return np.concatenate([self.forward(part.astype(np.float32)) for part in parts])
+        return self._predict(images)
+
+    def predictor(self, model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        forward = self.forward(model)
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            parts = [images[start : start + PREDICT_BATCH] for start in range(0, len(images), PREDICT_BATCH)]
+            return np.concatenate([forward(part.astype(np.float32)) for part in parts])
+
+        return predict
 
     @abstractmethod
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         """Puts images `(batch, 28, 28, 1)` and labels `(batch,)` on the device, and compiles."""
 
     @abstractmethod
-    def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
+    def place_small(self, images: NDArray[np.uint8], logits: keras.Model) -> None:
+        """Puts the same images, smaller, beside them, with the model that takes them."""
+
+    @abstractmethod
+    def run_epoch(
+        self, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
+    ) -> tuple[float, float]:
         """One pass in the order that the key `(2,)` gives: the summed loss and the number of right answers.
 
-        Returns when the device is done.
+        `flipped` `(images,)` says which of the images are mirrored. Returns when the device is done.
         """
 
     @abstractmethod
-    def forward(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities `(batch, classes)` of pixels `(batch, 28, 28)`."""
+    def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Compiled: probabilities `(batch, classes)` of pixels `(batch, 28, 28)`."""
+
+
+def _at_side(logits: keras.Model, side: int) -> keras.Model:
+    """The model over images of another side, with the same layers.
+
+    Raises:
+        FmnistError: If one of its layers is for one side alone.
+    """
+
+    def layer_at(layer: Any) -> Any:
+        return keras.layers.Reshape((side, side, 1)) if layer.name == "channel" else layer
+
+    try:
+        pixels = keras.Input((side, side))
+        return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
+    except ValueError as error:
+        raise FmnistError(
+            f"recipe: small_side={side}: {logits.name} has layers for images of one side alone; take a model that "
+            "ends in a mean or maximum over the image, for example -P model=resnet"
+        ) from error

@@ -4,6 +4,7 @@ The same model, optimizer, batch size and augmentation as the compiled engines; 
 Keras's own. It is here to be measured against.
 """
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from fmnist.engine.randomness import augmenter, draw_states, random_states
 from fmnist.engine.result import PREDICT_BATCH, Pass
+from fmnist.recipe import Recipe
 
 
 class FitEngine:
@@ -27,8 +29,8 @@ class FitEngine:
         model: keras.Model,
         *,
         optimizer: keras.optimizers.Optimizer,
+        recipe: Recipe,
         augment: tuple[str, ...],
-        batch_size: int,
         batch_parts: int,
         images: NDArray[np.uint8],
         labels: NDArray[np.uint8],
@@ -44,8 +46,9 @@ class FitEngine:
         self._fitted.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         self.xla = bool(self._fitted.jit_compile)
         self._states = random_states(self._fitted)
-        self._batch_size = batch_size
+        self._batch_size = recipe.batch_size
         self._images, self._labels = images.astype(np.float32), labels
+        self.variables = [*model.weights, *optimizer.variables]
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         (order, _), *states = draw_states(seed, epoch, 1 + len(self._states))
@@ -78,10 +81,16 @@ class FitEngine:
         return sum(waits)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = self.model.predict(
-            images.astype(np.float32), batch_size=PREDICT_BATCH, verbose=0
-        )
-        return probabilities
+        return self.predictor(self.model)(images)
+
+    def predictor(self, model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            probabilities: NDArray[np.float32] = model.predict(
+                images.astype(np.float32), batch_size=PREDICT_BATCH, verbose=0
+            )
+            return probabilities
+
+        return predict
 
 
 def _tensorflow_step(model: keras.Model) -> Any:

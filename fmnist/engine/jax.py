@@ -5,18 +5,21 @@ calls of one jitted step.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from fmnist.engine.compiled import CompiledEngine
+from fmnist.engine.schedule import average_share
 
 Values = list[Any]
-# Values of the weights, of the model's other variables, of the optimizer's and of the augmentation's.
-State = tuple[Values, Values, Values, Values]
+# Values of the weights, the model's other variables, the optimizer's, the draws', and of the weights' mean.
+State = tuple[Values, Values, Values, Values, Values]
 # A state, the summed loss and the number of right answers so far.
 Carry = tuple[State, Any, Any]
 
@@ -32,46 +35,72 @@ class JaxEngine(CompiledEngine):
 
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._images, self._labels = jnp.asarray(images), jnp.asarray(labels)
-        self._variables = (
+        self.groups = (
             self.model.trainable_variables,
             self.model.non_trainable_variables,
             self.optimizer.variables,
-            self.augment.variables if self.augment else [],
+            self.changes.variables,
+            self.held,
         )
-        on_cpu = jax.default_backend() == "cpu"
-        self._step_jitted = jax.jit(self._add_step, donate_argnums=0)
+        paths = [[variable.path for variable in group] for group in self.groups[:2]]
+        self._places = [
+            next((group, names.index(each.path)) for group, names in enumerate(paths) if each.path in names)
+            for each in self.averaged
+        ]
+        (self._iterations,) = (
+            place for place, each in enumerate(self.optimizer.variables) if each is self.optimizer.iterations
+        )
         self._order = jax.jit(self._shuffled)
-        self._epoch: Callable[..., Carry] = (
-            self._train_epoch_by_steps if on_cpu else jax.jit(self._train_epoch, donate_argnums=0)
-        )
-        self._forward = jax.jit(
-            lambda weights, others, pixels: self.model.stateless_call(weights, others, pixels, training=False)[0]
-        )
+        self._epoch = self._compiled(self.logits)
+        self._small_images, self._small_epoch = self._images, self._epoch
 
-    def run_epoch(self, order: NDArray[np.uint32]) -> tuple[float, float]:
-        before = tuple([variable.value for variable in group] for group in self._variables)
-        after, loss, correct = self._epoch(before, self._images, self._labels, order)
-        for group, values in zip(self._variables, after, strict=True):
+    def place_small(self, images: NDArray[np.uint8], logits: keras.Model) -> None:
+        self._small_images, self._small_epoch = jnp.asarray(images), self._compiled(logits)
+
+    def _compiled(self, logits: keras.Model) -> Callable[..., Carry]:
+        step = partial(self._add_step, logits)
+        if jax.default_backend() == "cpu":
+            return partial(self._train_epoch_by_steps, jax.jit(step, donate_argnums=0))
+        return jax.jit(partial(self._train_epoch, step), donate_argnums=0)
+
+    def run_epoch(
+        self, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
+    ) -> tuple[float, float]:
+        before = tuple([variable.value for variable in group] for group in self.groups)
+        epoch, images = (self._small_epoch, self._small_images) if small else (self._epoch, self._images)
+        after, loss, correct = epoch(before, images, self._labels, jnp.asarray(flipped), order)
+        for group, values in zip(self.groups, after, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
         return float(loss), float(correct)  # float() waits for the device
 
-    def forward(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        weights, others, *_ = ([variable.value for variable in group] for group in self._variables)
-        return np.asarray(self._forward(weights, others, pixels))
+    def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        @jax.jit
+        def probabilities(weights: Values, others: Values, pixels: Any) -> Any:
+            return model.stateless_call(weights, others, pixels, training=False)[0]
 
-    def _train_epoch(self, state: State, images: Any, labels: Any, key: Any) -> Carry:
+        def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+            weights, others, *_ = ([variable.value for variable in group] for group in self.groups)
+            return np.asarray(probabilities(weights, others, pixels))
+
+        return forward
+
+    def _train_epoch(
+        self, step: Callable[..., Carry], state: State, images: Any, labels: Any, flipped: Any, key: Any
+    ) -> Carry:
         batches, rest = self._shuffled(key)
         carry, _ = jax.lax.scan(
-            lambda carry, batch: (self._add_step(carry, images, labels, batch), None), _begin(state), batches
+            lambda carry, batch: (step(carry, images, labels, flipped, batch), None), _begin(state), batches
         )
-        return self._add_step(carry, images, labels, rest) if len(rest) else carry
+        return step(carry, images, labels, flipped, rest) if len(rest) else carry
 
-    def _train_epoch_by_steps(self, state: State, images: Any, labels: Any, key: Any) -> Carry:
+    def _train_epoch_by_steps(
+        self, step: Callable[..., Carry], state: State, images: Any, labels: Any, flipped: Any, key: Any
+    ) -> Carry:
         batches, rest = self._order(key)
         carry = _begin(state)
         for batch in [*np.asarray(batches), *([rest] if len(rest) else [])]:
-            carry = self._step_jitted(carry, images, labels, batch)
+            carry = step(carry, images, labels, flipped, batch)
         return carry
 
     def _shuffled(self, key: Any) -> tuple[Any, Any]:
@@ -81,23 +110,49 @@ class JaxEngine(CompiledEngine):
         full = num_full * self.batch_size
         return order[:full].reshape(num_full, self.batch_size), order[full:]
 
-    def _add_step(self, carry: Carry, images: Any, labels: Any, batch: Any) -> Carry:
+    def _add_step(
+        self, logits: keras.Model, carry: Carry, images: Any, labels: Any, flipped: Any, batch: Any
+    ) -> Carry:
         state, loss, correct = carry
-        state, batch_loss, batch_correct = self._step(state, images[batch], labels[batch])
+        state, batch_loss, batch_correct = self._step(
+            logits, state, images[batch], labels[batch].astype(jnp.int32), flipped[batch]
+        )
         return state, loss + batch_loss, correct + batch_correct
 
-    def _step(self, state: State, images: Any, labels: Any) -> tuple[State, Any, Any]:
+    def _step(
+        self, logits: keras.Model, state: State, images: Any, labels: Any, flipped: Any
+    ) -> tuple[State, Any, Any]:
         """One update; gives the summed loss and the number of right answers of the batch."""
-        weights, others, optimizer, random = state
+        weights, others, optimizer, random, held = state
         pixels = images.astype(jnp.float32)
-        if self.augment:
-            pixels, random = self.augment.stateless_call([], random, pixels, training=True)
+        (pixels, targets), random = self.changes.stateless_call([], random, pixels, labels, flipped)
 
         def loss_of(weights: Values) -> tuple[Any, tuple[Values, Any, Any]]:
-            logits, new_others = self.logits.stateless_call(weights, others, pixels[..., 0], training=True)
-            losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None].astype(int), axis=1)
-            return losses.mean(), (new_others, losses.sum(), (logits.argmax(axis=1) == labels).sum())
+            answers, new_others = logits.stateless_call(weights, others, pixels[..., 0], training=True)
+            chances = jax.nn.log_softmax(answers)
+            if self.changes.soft:
+                losses = -(targets * chances).sum(axis=1)
+            else:
+                losses = -jnp.take_along_axis(chances, targets[:, None], axis=1)
+            return losses.mean(), (new_others, losses.sum(), (answers.argmax(axis=1) == labels).sum())
 
         (_, (others, loss, correct)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        gradients = [each if rate == 1 else rate * each for each, rate in zip(gradients, self.rates, strict=True)]
         weights, optimizer = self.optimizer.stateless_apply(optimizer, gradients, weights)
-        return (weights, others, optimizer, random), loss, correct.astype(jnp.float32)
+        if self.averaged:
+            weights, others, held = self._averaged(weights, others, held, optimizer)
+        return (weights, others, optimizer, random, held), loss, correct.astype(jnp.float32)
+
+    def _averaged(self, weights: Values, others: Values, held: Values, optimizer: Values) -> tuple[Values, ...]:
+        """The same after an update, where the mean of the weights is due with it."""
+        done = optimizer[self._iterations]
+        due = done % self.recipe.average_every == 0
+        share = average_share(self.recipe, done, self.num_updates)
+        groups, means = (list(weights), list(others)), []
+        for (group, place), mean in zip(self._places, held, strict=True):
+            value = groups[group][place]
+            new = jnp.where(due, value + (mean - value) * share, mean)
+            means.append(new)
+            if self.recipe.averaging == "lookahead":
+                groups[group][place] = jnp.where(due, new, value)
+        return *groups, means

@@ -17,11 +17,15 @@ def as_float32(model: "keras.Model") -> "keras.Model":
     """The model with the same weights, all of whose layers compute in float32."""
     import keras
 
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
+    def cloned(layer: "keras.Layer") -> "keras.Layer":
+        if isinstance(layer, keras.Model):  # that looks at one view of an image
+            return keras.models.clone_model(layer, clone_function=cloned)
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    inner = [each for layer in model.layers for each in getattr(layer, "layers", [layer])]
+    if all(layer.compute_dtype == "float32" for layer in inner):
         return model
-    clone = keras.models.clone_model(
-        model, clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": "float32"})
-    )
+    clone = keras.models.clone_model(model, clone_function=cloned)
     clone.set_weights(model.get_weights())
     return clone
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 
 from fmnist import serving
+from fmnist.arguments import value_text
 from fmnist.data import Splits
 from fmnist.evaluation import strangeness
+from fmnist.recipe import NAMES
 from fmnist.settings import augment_text
 from fmnist.tracking.cards import model_card
-from fmnist.tracking.runs import value_text
 
 if TYPE_CHECKING:
     from fmnist.training import Fitted, Plan
@@ -21,7 +22,8 @@ def parameters(plan: "Plan") -> dict[str, str]:
     """What a plan comes to, resolved: the recipe under the same names for all models, and the model's own."""
     recipe = {
         "model": plan.model.name,
-        **dataclasses.asdict(plan.recipe),
+        **dict(zip(NAMES[:4], dataclasses.astuple(plan.recipe)[:4], strict=True)),
+        **plan.recipe.beside(plan.model.recipe),  # not what is off: runs of before it was there have it off too
         "augment": augment_text(plan.augment),
         "backend": plan.backend,
         "trainer": plan.trainer,

@@ -9,9 +9,10 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from fmnist import options
+from fmnist import arguments, options
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
+from fmnist.recipe import EXTRAS
 from fmnist.reproduction import Comparison, Record, as_result, compare, note
 from fmnist.settings import Reproduce, Train, parse_validation
 from fmnist.tracking.versions import check_missing
@@ -52,7 +53,8 @@ class Original:
             texts
             | {
                 "model": tags["model"],
-                "hyper": ";".join(f"{name}={value}" for name, value in sorted(hyper.items())),
+                "hyper": arguments.text(dict(sorted(hyper.items()))),
+                "recipe": arguments.text({name: known[name] for name in EXTRAS if name in known}),
                 "dataset": self.dataset,
                 "data_dir": asked.data_dir or (own_folder if Path(own_folder).is_dir() else ""),
                 "validation": str(validation),

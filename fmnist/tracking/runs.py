@@ -204,8 +204,3 @@ def log_figure(figure: Figure, path: str, *, run_id: str | None = None) -> None:
     """Logs a plot to a run, the active one if none is named."""
     run_id = run_id or mlflow.active_run().info.run_id
     mlflow.MlflowClient().log_figure(run_id, figure, path, save_kwargs={"dpi": 110})
-
-
-def value_text(value: Any) -> str:
-    """A resolved value as a user would type it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -9,11 +9,12 @@ from typing import Any
 
 import mlflow
 
+from fmnist.arguments import value_text
 from fmnist.statistics import spread
 from fmnist.tracking.models import load_model as load_model
 from fmnist.tracking.models import log_model as log_model
 from fmnist.tracking.models import register as register
-from fmnist.tracking.runs import delivered, ended, log_figure, open_store, value_text
+from fmnist.tracking.runs import delivered, ended, log_figure, open_store
 from fmnist.tracking.training import log_dataset as log_dataset
 from fmnist.tracking.training import log_epoch as log_epoch
 from fmnist.tracking.training import log_plan as log_plan

@@ -114,6 +114,8 @@ def log_end(
         "val/final_accuracy": trained.kept.validation_accuracy,
         "val/final_loss": trained.kept.validation_loss,
         "kept_epoch": trained.kept.number,
+        **({"val/views_accuracy": trained.viewed.accuracy} if trained.viewed else {}),
+        **({"test/one_view_accuracy": trained.one_view.accuracy} if trained.one_view else {}),
         "num_parameters": trained.model.count_params(),
     }
     mlflow.log_metrics(figures, model_id=logged_model_id(model_uri))

@@ -22,7 +22,7 @@ from fmnist.benchmark.cell import latencies
 from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
-from fmnist.models import resolve
+from fmnist.recipe import EXTRA_SPACE, NAMES, resolve
 from fmnist.settings import Train, Tune, parse_augment
 from fmnist.training import Epoch, Fitted, Plan
 from fmnist.tuning import sampling, studies
@@ -119,7 +119,7 @@ def plan(settings: Tune) -> Search:
             precision=settings.precision,
         )
     )
-    narrowed = space.narrow(base.model.space, settings.space)
+    narrowed = space.narrow(base.model.space, settings.space, more=EXTRA_SPACE)
     points = space.size(narrowed)
     if settings.sampler == "grid":
         points = math.prod(map(len, space.grid(narrowed).values()))
@@ -160,7 +160,7 @@ def check_same(study: optuna.Study, search: Search, splits: Splits) -> None:
 
 def plan_at(base: Plan, point: space.Point) -> Plan:
     """The plan of a training at a point of the space."""
-    recipe = {name: point[name] for name in ("optimizer", "learning_rate", "batch_size") if name in point}
+    recipe = {name: point[name] for name in NAMES if name in point}
     return dataclasses.replace(
         base,
         hyperparameters=base.model.at(point),

@@ -9,10 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from fmnist import machine
+from fmnist import arguments, machine
 from fmnist.evaluation import Evaluation
 from fmnist.markdown import mean_percent
 from fmnist.options import texts
+from fmnist.recipe import NAMES
 from fmnist.settings import Train, Tune, augment_text
 from fmnist.statistics import Spread, spread
 from fmnist.tuning import studies
@@ -115,14 +116,11 @@ def command(candidate: Candidate, settings: Tune) -> str:
     there are here, as beside other workers, the command begins with what keeps it to as many.
     """
     plan, validation = candidate.plan, settings.validation
-    hyper = ";".join(
-        f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in plan.hyperparameters.items()
-    )
     record = Train(
         model=plan.model.name,
-        hyper=hyper,
-        **dataclasses.asdict(plan.recipe),
+        hyper=arguments.text(plan.hyperparameters),
+        **dict(zip(NAMES[:4], dataclasses.astuple(plan.recipe)[:4], strict=True)),
+        recipe=arguments.text(plan.recipe.beside(plan.model.recipe)),
         augment=plan.augment,
         precision=plan.precision,
         backend=plan.backend,
