@@ -72,6 +72,13 @@ def refuse_missing(requested: str, backend: str) -> None:
         )
 
 
+def expected(requested: str) -> str:
+    """The kind of device that `select` will give, as far as a driver tells; imports nothing."""
+    if requested != AUTO:
+        return requested
+    return "gpu" if machine.has_driver() and not machine.hides_gpus() else "cpu"
+
+
 def select(requested: str, backend: str, *, stock: bool = False) -> Device:
     """Fixes the backend and the device of this process.
 

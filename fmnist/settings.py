@@ -14,6 +14,7 @@ from typing import Any
 from fmnist.errors import FmnistError
 from fmnist.images import parse_images
 from fmnist.options import AUTO, Settings, check, limit, option
+from fmnist.records import TARGETS
 from fmnist.registry import DATASETS, MODELS, unknown
 
 SPLITS = ("train", "validation", "test")
@@ -182,6 +183,26 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedrun:
+    """Run the recipe that is recorded for a target accuracy over several seeds, and say what it took."""
+
+    target: str = option("94", "test accuracy in percent that the mean of the seeds is to reach", choices=TARGETS)
+    seeds: int = option(5, "trainings over so many seeds, from seed on, as nested runs", minimum=1)
+    seed: int = option(0, "the first seed", minimum=0)
+    device: str = option(AUTO, "where to compute; it decides which record is run", choices=(AUTO, *DEVICES))
+    dataset: str = option("fashion-mnist", "dataset by name; records are for this one", choices=DATASETS)
+    data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
+    price_per_hour: float | None = limit(
+        "price_per_hour", "of the machine, in any currency: then money is told too"
+    )
+    registered_model: str = option("none", "name in the model registry for the seed that validates best, or none")
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_registered_model(self.registered_model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +89,20 @@ class Epoch:
             f"{self.seconds:.2f} s  train {self.train_accuracy:.4f}  val {self.validation_accuracy:.4f}  "
             f"loss {self.train_loss:.4f}"
         )
+
+
+@dataclass
+class Clock:
+    """What a training takes beside the seconds of its epochs; where one is asked for, all is compiled at first."""
+
+    device: str
+    """The kind, whose power is measured."""
+    prepare_seconds: float = 0.0
+    """Before the first epoch, but for compilation: weights, also those of images; all that goes to the device."""
+    compile_seconds: float = 0.0
+    """What a first epoch takes longer than a later one."""
+    joules: float | None = 0.0
+    """Drawn in the training passes; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -217,9 +232,10 @@ def train(
     *,
     start: Checkpoint | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    clock: Clock | None = None,
 ) -> Trained:
     """As `fit`, and then reads the test split, once."""
-    fitted = fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint)
+    fitted = fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint, clock=clock)
     probabilities = fitted.predict(splits.test.images)
     test = evaluate(probabilities, splits.test.labels)
     one_view = None
@@ -235,6 +251,7 @@ def fit(
     *,
     start: Checkpoint | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    clock: Clock | None = None,
 ) -> Fitted:
     """Trains on the training split and chooses on the validation split.
 
@@ -247,9 +264,11 @@ def fit(
         on_epoch: Is told of every epoch, those before `start` too; what it raises ends the training.
         start: Goes on from there instead of from the beginning.
         on_checkpoint: Is given the state after every epoch.
+        clock: Is told what the training takes.
     """
     from fmnist import engine as engines
 
+    began, warm_up_seconds = perf_counter(), 0.0
     num_classes = len(splits.class_names)
     model = plan.model.build(
         plan.hyperparameters, precision=plan.precision, seed=plan.seed, num_classes=num_classes
@@ -267,6 +286,9 @@ def fit(
         images=splits.train.images,
         labels=splits.train.labels,
     )
+    if clock:
+        clock.prepare_seconds = perf_counter() - began
+        warm_up_seconds = engines.warm_up(engine, plan.recipe)
     history: list[Epoch] = []
     kept, best = 0, model.get_weights() if plan.patience else []
     if start:
@@ -281,8 +303,8 @@ def fit(
         while len(history) < plan.recipe.epochs and not (plan.patience and len(history) - kept >= plan.patience):
             # Python answers a signal between two of its own instructions, and a compiled epoch can take
             # minutes: waiting for a thread, the main one can be interrupted at once.
-            compiles = len(history) == (len(start.history) if start else 0)
-            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits, compiles).result()
+            compiles = not clock and len(history) == (len(start.history) if start else 0)
+            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits, compiles, clock).result()
             history.append(epoch)
             if not plan.patience:
                 kept = epoch.number
@@ -294,6 +316,11 @@ def fit(
             on_epoch(epoch)
     finally:
         background.shutdown(wait=False)
+    if clock:
+        again = {1, plan.recipe.epochs} if plan.recipe.num_small_epochs else {1}
+        clock.compile_seconds = max(
+            warm_up_seconds - sum(epoch.seconds for epoch in history if epoch.number in again), 0.0
+        )
     if plan.patience:
         model.set_weights(best)
     predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = engine.predict
@@ -305,8 +332,14 @@ def fit(
     return Fitted(model, predict, tuple(history), history[kept - 1], engine.xla, engine.predict, viewed)
 
 
-def _epoch(engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool) -> Epoch:
+def _epoch(
+    engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool, clock: Clock | None
+) -> Epoch:
+    mean_watts = machine.power_meter(clock.device) if clock else None
     loss, accuracy, seconds = engine.train_epoch(plan.seed, number)
+    if clock and mean_watts:
+        watts = mean_watts()
+        clock.joules = None if clock.joules is None or watts is None else clock.joules + watts * seconds
     probabilities = engine.predict(splits.validation.images)
     if not np.isfinite(loss) or not np.isfinite(probabilities).all():
         raise FmnistError(

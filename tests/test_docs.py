@@ -50,6 +50,10 @@ SCALED = {  # in place of what is given or left out
         **{"epochs": "1", "warmup": "1", "rounds": "1", "trainers": "compiled", "precisions": "float32"},
         **{"batch_sizes": "auto", "widths": "1", "level": "epoch"},
     },
+    "speedrun": {
+        **{"dataset": "synthetic", "data_dir": "", "device": "cpu", "target": "90", "seeds": "1", "seed": "0"},
+        **{"price_per_hour": "0.5", "registered_model": "none"},
+    },
     "tune": {
         **QUICK,
         **{"trials": "1", "workers": "1", "best": "1", "repeats": "1", "study": "docs", "storage": "auto"},

@@ -19,6 +19,7 @@ ENTRY_POINTS = {
     "preprocess": settings.Preprocess,
     "train": settings.Train,
     "benchmark": settings.Benchmark,
+    "speedrun": settings.Speedrun,
     "tune": settings.Tune,
     "evaluate": settings.Evaluate,
     "predict": settings.Predict,

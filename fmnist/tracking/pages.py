@@ -18,6 +18,7 @@ VIEWS = {  # by what a run is
     **dict.fromkeys(("benchmark", "cell"), "cpu-and-gpu"),
     **dict.fromkeys(("evaluate", "promote"), "evaluations"),
     "predict": "photographs",
+    "speedrun": "records",
 }
 
 

@@ -186,21 +186,23 @@ def log_data_plots(splits: Splits) -> None:
 def log_plan(plan: "Plan", device: Device) -> None:
     """Logs the resolved recipe and hyperparameters, the device that is really used, the machine and the code."""
     mlflow.log_params(parameters(plan) | {"recipe.device": device.kind})
-    mlflow.set_tags(
-        {
-            "model": plan.model.name,
-            "recipe": plan.in_words,
-            "seed": plan.seed,
-            "device": device.kind,
-            "device.name": device.name,
-            "device.threads": device.num_threads,
-            "device.batch_parts": plan.batch_parts,
-            "commit": machine.commit(),
-            "code": machine.code_digest(training.CODE),
-            **{f"machine.{name}": value for name, value in machine.facts().items()},
-            **{f"version.{package}": number for package, number in device.versions.items()},
-        }
-    )
+    mlflow.set_tags(circumstances(plan, device) | {"seed": plan.seed})
+
+
+def circumstances(plan: "Plan", device: Device) -> dict[str, Any]:
+    """What a plan is trained on and with, as tags; all but the seed."""
+    return {
+        "model": plan.model.name,
+        "recipe": plan.in_words,
+        "device": device.kind,
+        "device.name": device.name,
+        "device.threads": device.num_threads,
+        "device.batch_parts": plan.batch_parts,
+        "commit": machine.commit(),
+        "code": machine.code_digest(training.CODE),
+        **{f"machine.{name}": value for name, value in machine.facts().items()},
+        **{f"version.{package}": number for package, number in device.versions.items()},
+    }
 
 
 def log_epoch(epoch: "Epoch") -> None:

@@ -1,7 +1,8 @@
 #!/bin/sh
-# record.sh DEVICE MODEL ...   records a reference run of each model beside this file, in a store of its own
+# record.sh DEVICE NAME ...   records a reference run of each name beside this file, in a store of its own
 #
-# REPEATS (3) and EPOCHS (auto: the model's recipe) may be set; FMNIST_DATA_DIR names the official files.
+# A name is a model, or speedrun-TARGET. REPEATS (3; of a speedrun 5) and EPOCHS (auto: the model's recipe) may be
+# set; FMNIST_DATA_DIR names the official files.
 set -eu
 device=$1
 shift
@@ -10,10 +11,20 @@ store=$(mktemp -d)
 trap 'rm -rf "$store"' EXIT
 cd "$here/../.."
 unset MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID
-for model in "$@"; do
-    MLFLOW_TRACKING_URI="sqlite:///$store/$model.db" MLFLOW_EXPERIMENT_NAME=train
+for name in "$@"; do
+    case $name in
+    speedrun-*)
+        MLFLOW_EXPERIMENT_NAME=speedrun
+        set -- -P target="${name#speedrun-}" -P seeds="${REPEATS:-5}"
+        ;;
+    *)
+        MLFLOW_EXPERIMENT_NAME=train
+        set -- -P model="$name" -P repeats="${REPEATS:-3}" -P epochs="${EPOCHS:-auto}"
+        ;;
+    esac
+    MLFLOW_TRACKING_URI="sqlite:///$store/$name.db"
     export MLFLOW_TRACKING_URI MLFLOW_EXPERIMENT_NAME
-    (cd "$store" && PYTHONPATH="$here/../.." python -m entry_points.train -P model="$model" -P device="$device" \
-        -P dataset="${DATASET:-fashion-mnist}" -P repeats="${REPEATS:-3}" -P epochs="${EPOCHS:-auto}")
-    python -m entry_points.export -P runs=train -P small=true -P to="${TO:-$here}/$model-$device.zip"
+    (cd "$store" && PYTHONPATH="$here/../.." python -m "entry_points.$MLFLOW_EXPERIMENT_NAME" "$@" \
+        -P device="$device" -P dataset="${DATASET:-fashion-mnist}")
+    python -m entry_points.export -P runs="$MLFLOW_EXPERIMENT_NAME" -P small=true -P to="${TO:-$here}/$name-$device.zip"
 done
