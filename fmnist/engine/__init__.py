@@ -5,6 +5,7 @@ knows nothing of datasets, early stopping or tracking.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -54,6 +55,10 @@ def load(
         from fmnist.engine import fit
 
         make = fit.FitEngine
+    elif backend == "torch":
+        from fmnist.engine import torch
+
+        make = partial(torch.TorchEngine, compiled=trainer == "torch_compile")
     elif backend == "jax":
         from fmnist.engine import jax
 
@@ -90,6 +95,10 @@ def peak_device_memory(backend: str) -> int | None:
 
         statistics = jax.devices()[0].memory_stats() or {}
         return statistics.get("peak_bytes_in_use")
+    if backend == "torch":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     import tensorflow as tf
 
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
