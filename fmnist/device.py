@@ -42,7 +42,7 @@ class Conditions:
     batch_parts: int
     intra_op_threads: str
     inter_op_threads: str
-    """Of TensorFlow's pools; `auto`: as many as the library likes, of which JAX says nothing."""
+    """Of TensorFlow's or PyTorch's pools; `auto`: as many as the library likes, of which JAX says nothing."""
     deterministic: bool | None
     """As in `Device`."""
     xla: bool
@@ -58,6 +58,8 @@ def refuse_missing(requested: str, backend: str) -> None:
         FmnistError: If the backend isn't installed, or a GPU was asked for and there is no sign of one.
     """
     if importlib.util.find_spec(backend) is None:
+        if backend == "torch":
+            raise FmnistError("trainers=torch: PyTorch isn't installed; type: pip install '.[peers]'")
         extra = "jax" if backend == "jax" else "cpu"
         raise FmnistError(f"backend={backend}: it isn't installed; type: pip install '.[{extra}]'")
     if requested != "gpu" or platform.system() != "Linux":
@@ -89,16 +91,20 @@ def select(requested: str, backend: str, *, stock: bool = False) -> Device:
         FmnistError: If a GPU was asked for and the backend sees none.
     """
     os.environ["KERAS_BACKEND"] = backend
-    gpu = _select_jax(requested) if backend == "jax" else _select_tensorflow(requested, stock)
+    if backend == "torch":
+        gpu = _select_torch(requested)
+    else:
+        gpu = _select_jax(requested) if backend == "jax" else _select_tensorflow(requested, stock)
     if requested == "gpu" and gpu is None:
         raise FmnistError(
             f"device=gpu: a driver is there, but {backend} sees no GPU. Install its build with CUDA "
-            "(pip install 'tensorflow[and-cuda]' or 'jax[cuda12]'; tensorflow-cpu never sees one), "
+            "(pip install 'tensorflow[and-cuda]' or 'jax[cuda12]'; tensorflow-cpu and torch+cpu never see one), "
             "or type -P device=cpu"
         )
     kind = "gpu" if gpu else "cpu"
     name, has_bfloat16 = gpu or (machine.cpu_name(), machine.has_bfloat16())
-    deterministic = None if backend == "jax" else kind == "cpu" and not stock
+    switched_on = backend == "tensorflow" and kind == "cpu" and not stock
+    deterministic = None if backend == "jax" else switched_on
     return Device(kind, name, machine.num_threads(), has_bfloat16, machine.versions(), deterministic)
 
 
@@ -109,6 +115,11 @@ def conditions(device: Device, backend: str, *, batch_parts: int, xla: bool) -> 
 
         pools = 0, 0
         tf32 = jax.config.jax_default_matmul_precision != "highest"  # type: ignore[attr-defined]  # it has
+    elif backend == "torch":
+        import torch
+
+        pools = torch.get_num_threads(), torch.get_num_interop_threads()
+        tf32 = torch.backends.cudnn.allow_tf32
     else:
         import tensorflow as tf
 
@@ -185,6 +196,19 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
     if device.platform == "cpu":
         return None
     return str(device.device_kind), float(getattr(device, "compute_capability", 0)) >= 8
+
+
+def _select_torch(requested: str) -> tuple[str, bool] | None:
+    """Fixes PyTorch's device; gives the GPU's name and whether it has bfloat16, or None for the CPU."""
+    if requested == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    torch.set_num_threads(machine.num_threads())
+    torch.backends.cudnn.allow_tf32 = False  # products are without it by default
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), torch.cuda.get_device_capability() >= (8,)
 
 
 @contextmanager

@@ -467,13 +467,13 @@ def airbench(*, filters: Widths = (16, 32, 64), activation: Activation = "gelu")
         "optimizer": Choice(GRADIENT_DESCENT),
         "learning_rate": Span(0.05, 3.0, log=True),
         "filters": Span(16, 64, log=True),
-        "stem": Choice(("patch", "whiten", "dense")),
+        "stem": Choice(("patch", "white_patch", "whiten", "dense")),
         "activation": ACTIVATIONS,
     },
 )
 def resnet(
     *,
-    stem: Annotated[str, ("patch", "whiten", "dense")] = "patch",
+    stem: Annotated[str, ("patch", "white_patch", "whiten", "dense")] = "patch",
     filters: Widths = (32, 64, 128),
     blocks: Annotated[tuple[int, ...], Range(0, 8)] = (0, 0, 1),
     activation: Activation = "relu",
@@ -481,7 +481,8 @@ def resnet(
     """A small residual network of dense 3x3 convolutions: a stem, then for each further width a convolution that
     is pooled, and blocks of two convolutions.
 
-    The stem is 4x4 patches of stride 2 (28 -> 14), frozen 2x2 whitening, or a 3x3 convolution; `blocks` counts the
+    The stem is 4x4 patches of stride 2 (28 -> 14), learnt or a frozen whitening, frozen 2x2 whitening, or a 3x3
+    convolution; `blocks` counts the
     residual blocks after each width, the stem's first.
 
     Source: Page 2018, https://github.com/davidcpage/cifar10-fast (the layout, for CIFAR-10); He et al. 2016,
@@ -493,6 +494,9 @@ def resnet(
     hidden: Layers
     if stem == "whiten":
         hidden = [layers.Conv2D(8, 2, use_bias=False, trainable=False, name="whiten")]
+        hidden += [layers.Activation(activation), _convolution(first)]
+    elif stem == "white_patch":
+        hidden = [layers.Conv2D(32, 4, strides=2, use_bias=False, trainable=False, name="whiten")]
         hidden += [layers.Activation(activation), _convolution(first)]
     elif stem == "patch":
         hidden = [_convolution(first, 4, strides=2)]

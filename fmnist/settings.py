@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test")
 AUGMENTATIONS = ("flip_horizontal", "flip_vertical", "rotate", "shift", "erase", "photo")
 BACKENDS = ("tensorflow", "jax")
 TRAINERS = ("compiled", "fit")
+PEERS = ("torch", "torch_compile")  # trainers for a benchmark alone
 DEVICES = ("cpu", "gpu")
 LEVELS = ("epoch", "inference", "op")
 PRECISIONS = ("float32", "bfloat16")
@@ -162,7 +163,7 @@ class Benchmark:
     models: tuple[str, ...] = option(("lenet", "cnn64"), "models by name", choices=MODELS)
     devices: tuple[str, ...] = option((AUTO,), "devices; auto: all that there are", choices=(AUTO, *DEVICES))
     batch_sizes: tuple[int | None, ...] = option((None,), "images an update; auto: of the model's recipe", above=0)
-    trainers: tuple[str, ...] = option(TRAINERS, "what trains", choices=TRAINERS)
+    trainers: tuple[str, ...] = option(TRAINERS, "what trains", choices=(*TRAINERS, *PEERS))
     backends: tuple[str, ...] = option(("tensorflow",), "what Keras computes with", choices=BACKENDS)
     precisions: tuple[str, ...] = option(("float32",), "what layers compute in", choices=PRECISIONS)
     batch_parts: tuple[int | None, ...] = option(

@@ -80,6 +80,7 @@ ELSEWHERE = {  # what is not run here, and why
     r"mlflow models serve .*--env-manager uv": "it makes an environment, from a package index",
     r"(\./run|python -m|mlflow run \. -e) (entry_points\.)?doctor": "tests/test_doctor.py runs it",
     r"(\./run|mlflow run \. -e) demo": "tests/test_demo.py opens the page in a browser",
+    r"mlflow run \. -e benchmark .*torch": "tests/benchmark/test_benchmark_peers.py does, where PyTorch is",
     r"(\./run )?python tests/\w+\.py$": "it measures for minutes",
 }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fmnist import data, device, machine, training
 from fmnist.options import parse
-from fmnist.settings import Train, Validation
+from fmnist.settings import PEERS, Train, Validation
 
 if TYPE_CHECKING:
     import keras
@@ -99,7 +99,10 @@ def _model(cell: Cell, method: Method, used: device.Device, started: float) -> d
 
     import_seconds = time.monotonic() - started
     names = ("model", "trainer", "backend", "precision", "batch_parts")
-    plan = training.settle(training.plan(parse(Train, {name: getattr(cell, name) for name in names})), used)
+    texts = {name: getattr(cell, name) for name in names}
+    if cell.trainer in PEERS:  # which work on whole batches, as stock fit does
+        texts |= {"trainer": "fit", "backend": "tensorflow"}
+    plan = training.settle(training.plan(parse(Train, texts)), used)
     splits = data.load(method.dataset, data_dir=method.data_dir, validation=Validation(1), seed=0)
     images = np.concatenate([splits.train.images, splits.validation.images])[: method.images]
     labels = np.concatenate([splits.train.labels, splits.validation.labels])[: method.images]
@@ -141,7 +144,7 @@ def _model(cell: Cell, method: Method, used: device.Device, started: float) -> d
             "warmup_agreed": _agree(warmup),
             "epoch_seconds": epochs,
             "compile_seconds": max(warmup[0] - float(np.median(epochs)), 0.0),
-            # compiled: the images lie on the device, there is nothing to wait for
+            # but for fit: the images lie on the device, there is nothing to wait for
             "input_wait_seconds": engine.input_wait() if hasattr(engine, "input_wait") else None,
         }
     if "inference" in method.levels:

@@ -20,12 +20,12 @@ from typing import Any
 from fmnist import cache, machine, processes
 from fmnist.benchmark.cell import OP, Cell, Method
 from fmnist.data import Splits
-from fmnist.device import Conditions
+from fmnist.device import Conditions, refuse_missing
 from fmnist.errors import FmnistError
 from fmnist.models import Model
 from fmnist.options import AUTO
 from fmnist.registry import MODELS
-from fmnist.settings import DEVICES, Benchmark
+from fmnist.settings import DEVICES, PEERS, Benchmark
 from fmnist.statistics import Spread, spread
 
 Measurement = dict[str, Any]
@@ -53,28 +53,32 @@ def grid(settings: Benchmark, splits: Splits) -> Grid:
     """The cells that the settings ask for; imports nothing heavy.
 
     Raises:
-        FmnistError: If there aren't so many images, or a batch is larger than an epoch.
+        FmnistError: If there aren't so many images, a batch is larger than an epoch, or PyTorch isn't installed.
     """
+    if set(PEERS) & set(settings.trainers):
+        refuse_missing("cpu", "torch")
     available = len(splits.train) + len(splits.validation)
     images = settings.images or available
     if images > available:
         raise FmnistError(f"images: expected at most the {available} training images, received {images}")
-    levels, devices, backends, precisions = (
-        settings.level,
-        settings.devices,
-        settings.backends,
-        settings.precisions,
-    )
+    levels, devices, precisions = settings.level, settings.devices, settings.precisions
+    ways = [
+        ("torch" if trainer in PEERS else backend, trainer)
+        for backend, trainer in product(settings.backends, settings.trainers)
+    ]
     if AUTO in devices:
         devices = DEVICES if machine.has_driver() else ("cpu",)
     cells = []
     if "op" in levels or "epoch" in levels:  # whose rate the shares are of
-        for device, backend, precision in product(devices, backends, precisions):
+        for device, backend, precision in product(
+            devices, dict.fromkeys(backend for backend, _ in ways), precisions
+        ):
             cells.append(Cell(OP, 1.0, device, backend, "none", precision, 0, AUTO))
     if levels != ("op",):
-        for name, width, device, backend in product(settings.models, settings.widths, devices, backends):
+        for name, width, device, way in product(settings.models, settings.widths, devices, ways):
             model: Model = MODELS[name]
-            for trainer, precision, size in product(settings.trainers, precisions, settings.batch_sizes):
+            backend, trainer = way
+            for precision, size in product(precisions, settings.batch_sizes):
                 batch_size = size or model.recipe.batch_size
                 has_parts = (trainer, backend) == ("compiled", "tensorflow")
                 for parts in settings.batch_parts if has_parts else (None,):

@@ -15,6 +15,7 @@ from fmnist import machine
 from fmnist.benchmark.grid import CELL, CONDITIONS, Row
 from fmnist.options import AUTO
 from fmnist.registry import MODELS
+from fmnist.settings import PEERS
 from fmnist.statistics import Spread, spread
 
 # What must agree for two figures to be of one thing.
@@ -50,14 +51,17 @@ class Ratio:
 
 
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Each epoch time against stock fit, the same on the CPU, and the same with a batch worked on whole."""
+    """Each epoch time against stock fit, the same on the CPU, and the same with a batch worked on whole; the
+    compiled trainer's against PyTorch's too."""
     timed = {tuple(row[name] for name in CELL): row for row in rows if row["epoch_seconds_median"]}
     found = []
     for row in timed.values():
+        peers = PEERS if row["trainer"] == "compiled" else ()
         for label, change in (
             ("stock fit", {"trainer": "fit", "precision": "float32", "batch_parts": AUTO}),
             ("CPU", {"device": "cpu"}),
             ("whole batches", {"batch_parts": "1"}),
+            *((name, {"trainer": name, "backend": "torch", "batch_parts": AUTO}) for name in peers),
         ):
             other = timed.get(tuple((row | change)[name] for name in CELL))
             if other is not None and other is not row:

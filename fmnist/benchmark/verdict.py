@@ -81,7 +81,7 @@ def markdown(rows: Sequence[Row], others: Sequence[Row], grid: Grid) -> str:
                     number(
                         each["input_wait_seconds"],
                         ".2f",
-                        none="none" if each["trainer"] == "compiled" else "unknown",
+                        none="unknown" if each["trainer"] == "fit" else "none",
                     ),
                     number(each["share_of_matmul"], ".0%"),
                     median(figures(each, "latency_seconds"), scale=1e3),

@@ -40,7 +40,7 @@ SPARE = {
     "uvloop",
     "tensorboard",
 }
-EXTRAS = {"jax": "jax", "psycopg": "postgres", "ray": "ray", "pytest": "dev"}
+EXTRAS = {"jax": "jax", "psycopg": "postgres", "ray": "ray", "torch": "peers", "pytest": "dev"}
 PATIENCE_SECONDS = 90
 LOCK_SECONDS = 3600  # many times what it takes to make the environment
 

@@ -5,8 +5,9 @@ knows nothing of datasets, early stopping or tracking.
 """
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,11 @@ def load(
         from fmnist.engine import fit
 
         make = fit.FitEngine
+    elif backend == "torch":
+        from fmnist.engine import torch
+
+        timed: Any = partial(torch.TorchEngine, compiled=trainer == "torch_compile")
+        make = timed  # which has what a benchmark asks for
     elif backend == "jax":
         from fmnist.engine import jax
 
@@ -104,6 +110,10 @@ def peak_device_memory(backend: str) -> int | None:
 
         statistics = jax.devices()[0].memory_stats() or {}
         return statistics.get("peak_bytes_in_use")
+    if backend == "torch":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     import tensorflow as tf
 
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])

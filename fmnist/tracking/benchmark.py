@@ -29,7 +29,7 @@ def log_cell(cell: Cell, measurements: list[grids.Measurement], grid: grids.Grid
             mlflow.log_params({name: row[name] for name in (*grids.CELL, "images", "dataset")})
             tags = {f"machine.{name}": value for name, value in facts["machine"].items()}
             tags |= {f"version.{name}": value for name, value in facts["versions"].items()}
-            tags |= colors.tag(row["model"], 2 * (row["device"] == "cpu") + (row["trainer"] == "fit"))
+            tags |= colors.tag(row["model"], 2 * (row["device"] == "cpu") + (row["trainer"] != "compiled"))
             mlflow.set_tags(tags | {"commit": facts["commit"], "entry_point": "cell"})
         mlflow.set_tags({"status": row["status"], "reason": row["reason"]})
         if row["status"] == "measured":
