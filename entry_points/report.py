@@ -19,7 +19,9 @@ def report(settings: Report) -> dict[str, Any]:
     cache.write(target, page.page(gathered, known, f"Made by fmnist at commit {machine.commit()[:12]}."))
     return {
         "report": str(target),
-        "num_runs": len(gathered.trainings) + len(gathered.benchmarks) + len(gathered.searches),
+        "num_runs": sum(
+            map(len, (gathered.trainings, gathered.benchmarks, gathered.searches, gathered.speedruns))
+        ),
         "num_models": len({each.model for each in gathered.trainings}),
     }
 

@@ -176,7 +176,7 @@ def provenance(gathered: Gathered, groups: Sequence[Group], looks: Looks) -> Ele
         for each in group.members:
             rows.append(_origin(each.run, group.name, str(each.seed), each.device))
             names.append(looks[group.name].group)
-    for others in (gathered.benchmarks, gathered.searches):
+    for others in (gathered.benchmarks, gathered.searches, gathered.speedruns):
         for other in others:
             rows.append(_origin(other.run, "", other.run.params.get("seed", ""), ""))
             names.append(None)

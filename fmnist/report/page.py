@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fmnist.report.board import board
 from fmnist.report.charts import swatch
 from fmnist.report.claims import claims
 from fmnist.report.groups import Group, by_data, comparisons, groups, ranks
@@ -21,6 +22,7 @@ TITLES = {
     "curves": "Curves",
     "confusion": "Confusion",
     "disagree": "Disagreement",
+    "records": "Records",
     "speed": "Speed",
     "search": "Search",
     "claims": "Claims",
@@ -41,6 +43,7 @@ def page(gathered: Gathered, images: Mapping[str, NDArray[np.uint8]], made: str)
     sections = [
         *(section(found, look) for section in (leaderboard, costs, learning, confusion) if found),
         *([disagreements(found, look, images)] if found else []),
+        board(gathered.speedruns),
         speed(gathered.benchmarks),
         searches(gathered.searches),
         claimed(claims(found, gathered.benchmarks)),
@@ -104,6 +107,7 @@ def _standfirst(gathered: Gathered, found: list[Group]) -> str:
             (len(found), "model and recipe", "models and recipes"),
             (len(gathered.benchmarks), "benchmark", ""),
             (len(gathered.searches), "search", "searches"),
+            (len(gathered.speedruns), "speedrun", ""),
         )
         if number
     ]

@@ -141,6 +141,15 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Claimed:
+    """A run that ran what is recorded for a target, over several seeds."""
+
+    run: Run
+    result: dict[str, Any]
+    """Of its speedrun.json."""
+
+
+@dataclass(frozen=True)
 class Gathered:
     """All that a report tells of."""
 
@@ -149,3 +158,4 @@ class Gathered:
     searches: Sequence[Search]
     experiments: Sequence[str]
     num_unfinished: int
+    speedruns: Sequence[Claimed] = ()

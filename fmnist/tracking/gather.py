@@ -16,9 +16,10 @@ import requests
 
 from fmnist.errors import FmnistError
 from fmnist.registry import unknown
-from fmnist.report.records import Answers, Benchmark, Gathered, Run, Search, Training
+from fmnist.report.records import Answers, Benchmark, Claimed, Gathered, Run, Search, Training
 from fmnist.tracking.exports import command
 from fmnist.tracking.runs import open_store
+from fmnist.tracking.speedrun import RESULT
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "perf/epoch_seconds")
 
@@ -68,7 +69,7 @@ def gather(experiment: str, run_ids: Sequence[str]) -> Gathered:
     for each in sorted(chosen, key=lambda each: "bundle.run" in each.data.tags):
         if each.info.status == "FINISHED":
             finished.setdefault(each.data.tags.get("bundle.run", each.info.run_id), each)
-    kinds: dict[str, list[Any]] = {"training": [], "benchmark": [], "search": []}
+    kinds: dict[str, list[Any]] = {"training": [], "benchmark": [], "search": [], "speedrun": []}
     for each in finished.values():
         if {"recipe.seed", "test/accuracy", "model", "dataset.digest"} <= {
             *each.data.params,
@@ -80,6 +81,8 @@ def gather(experiment: str, run_ids: Sequence[str]) -> Gathered:
             kinds["benchmark"].append(each)
         elif "best.command" in each.data.tags:
             kinds["search"].append(each)
+        elif "speed.verdict" in each.data.tags:
+            kinds["speedrun"].append(each)
     if not any(kinds.values()):
         what = (
             f"{len(chosen)} runs, none of them a finished training, benchmark or search" if chosen else "no runs"
@@ -118,6 +121,9 @@ def gather(experiment: str, run_ids: Sequence[str]) -> Gathered:
             experiments[key] for key in asked if any(e.info.experiment_id == key for e in finished.values())
         ],
         num_unfinished=sum(each.info.status != "FINISHED" for each in chosen),
+        speedruns=[
+            Claimed(plain(each), json.loads(_artifact(client, each, RESULT))) for each in kinds["speedrun"]
+        ],
     )
 
 

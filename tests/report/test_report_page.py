@@ -18,7 +18,10 @@ from fmnist.options import parse
 from fmnist.report.groups import groups
 from fmnist.settings import Report, Train
 
-SECTIONS = ["leaderboard", "costs", "curves", "confusion", "disagree", "speed", "search", "claims", "provenance"]
+SECTIONS = [
+    *("leaderboard", "costs", "curves", "confusion", "disagree", "records", "speed", "search", "claims"),
+    "provenance",
+]
 
 
 @dataclass
