@@ -39,6 +39,11 @@ def memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def free_memory_bytes() -> int:
+    """What is left of the machine's memory, without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
 def cpu_name() -> str:
     """The CPU's own name for itself, as far as the system tells."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()

@@ -5,27 +5,33 @@ trained and logged, its result stands.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
-from fmnist import checkpoint, training
+from fmnist import checkpoint, together, training
 from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.settings import Train
-from fmnist.training import Epoch, Plan, Trained
+from fmnist.training import Epoch, Fitted, Plan, Trained
 
 
 class Tracking(Protocol):
     """What is told of trainings; `fmnist.tracking.training` is one."""
 
     def is_logged(self, model_uri: str) -> bool: ...
-    def nested_run(self, name: str, entry_point: str) -> AbstractContextManager[str]: ...
+    def nested_run(
+        self, name: str, entry_point: str, *, parent: str | None = None
+    ) -> AbstractContextManager[str]: ...
     def adopt(self, run_id: str) -> None: ...
     def log_finished_elsewhere(self, run_id: str) -> None: ...
-    def log_begin(self, plan: Plan, splits: Splits, device: Device, *, resumed_from: str | None) -> None: ...
-    def log_epoch(self, epoch: Epoch) -> None: ...
+    def log_begin(
+        self, plan: Plan, splits: Splits, device: Device, *, resumed_from: str | None, seeds_at_once: int
+    ) -> None: ...
+    def log_epoch(self, epoch: Epoch, *, run_id: str | None = None) -> None: ...
     def log_end(
         self, trained: Trained, plan: Plan, splits: Splits, device: Device, *, tensorboard: bool
     ) -> dict[str, Any]: ...
@@ -104,48 +110,106 @@ class Work(ExitStack):
         """
         first, tracking = self._seeds[0], self._command.tracking
         if len(self._seeds) > 1:
-            results = [self._nested(each) for each in self._seeds]
+            results = self._all(run_id)
             best = max(results, key=lambda result: result["validation_accuracy"])
-            together = tracking.log_repeats(results)
-            return best | {"together": together}, {"run_id": run_id, **together}
+            spreads = tracking.log_repeats(results)
+            return best | {"together": spreads}, {"run_id": run_id, **spreads}
         if first.earlier and first.earlier.result:
             tracking.log_finished_elsewhere(first.earlier.run_id)
             return first.earlier.result, first.earlier.result
-        result = self._train(first, run_id)
-        return result, result
+        begun = self._begin(first, run_id)
+        self._fit([begun])
+        self._end(begun)
+        return begun.result, begun.result
 
     def forget(self) -> None:
         """Drops what was kept; to be called when all is trained, logged and registered, and this is closed."""
         for each in self._seeds:
             checkpoint.discard_all(each.identity, each.plan.recipe.epochs, but=self._elsewhere)
 
-    def _nested(self, seed: Seed) -> dict[str, Any]:
-        tracking = self._command.tracking
-        if seed.earlier and seed.earlier.result:
-            tracking.adopt(seed.earlier.run_id)
-            return seed.earlier.result
-        with tracking.nested_run(name([seed], self._command.device), "train") as run_id:
-            return self._train(seed, run_id)
+    def _all(self, run_id: str) -> list[dict[str, Any]]:
+        """The results of several seeds, each in a run under this one."""
+        command, results = self._command, dict[int, dict[str, Any]]()
+        missing: dict[int, list[Seed]] = {}  # by the epochs that are done
+        for seed in self._seeds:
+            if seed.earlier and seed.earlier.result:
+                command.tracking.adopt(seed.earlier.run_id)
+                results[seed.plan.seed] = seed.earlier.result
+            else:
+                state = seed.earlier.checkpoint if seed.earlier else None
+                missing.setdefault(len(state.history) if state else 0, []).append(seed)
+        for seeds in missing.values():
+            plan, sizes = training.settle(seeds[0].plan, command.device), [1] * len(seeds)
+            if len(seeds) > 1 and together.possible(plan):
+                sizes = together.groups(plan, command.splits, len(seeds))
+            for end, size in zip(accumulate(sizes), sizes, strict=True):
+                group = seeds[end - size : end]
+                results |= {result["seed"]: result for result in self._nested(group, run_id)}
+        return [results[seed.plan.seed] for seed in self._seeds]
 
-    def _train(self, seed: Seed, run_id: str) -> dict[str, Any]:
-        command, earlier = self._command, seed.earlier
-        tracking, epochs = command.tracking, seed.plan.recipe.epochs
-        plan = training.settle(seed.plan, command.device)
-        keeper = self.enter_context(checkpoint.Keeper(run_id, seed.identity, epochs))
+    def _nested(self, seeds: Sequence[Seed], parent: str) -> list[dict[str, Any]]:
+        """Trains seeds at once, each in a run of its own; MLflow ends the one that was begun last first."""
+        with ExitStack() as runs:
+            begun = [runs.enter_context(self._run(each, parent, len(seeds))) for each in seeds]
+            self._fit(begun)
+        return [each.result for each in begun]
 
-        def on_epoch(epoch: Epoch) -> None:
-            tracking.log_epoch(epoch)
-            progress.step(str(epoch))
+    @contextmanager
+    def _run(self, seed: Seed, parent: str, seeds_at_once: int) -> Iterator["_Begun"]:
+        nested_run, title = self._command.tracking.nested_run, name([seed], self._command.device)
+        with nested_run(title, "train", parent=parent) as run_id:
+            begun = self._begin(seed, run_id, seeds_at_once)
+            yield begun
+            self._end(begun)
 
-        def on_checkpoint(state: checkpoint.Checkpoint) -> None:
-            keeper.save(state)
-            if earlier:
+    def _begin(self, seed: Seed, run_id: str, seeds_at_once: int = 1) -> "_Begun":
+        command, plan = self._command, training.settle(seed.plan, self._command.device)
+        keeper = self.enter_context(checkpoint.Keeper(run_id, seed.identity, plan.recipe.epochs))
+        resumed_from = seed.earlier.run_id if seed.earlier else None
+        command.tracking.log_begin(
+            plan, command.splits, command.device, resumed_from=resumed_from, seeds_at_once=seeds_at_once
+        )
+        return _Begun(run_id, plan, keeper, seed.earlier)
+
+    def _fit(self, begun: Sequence["_Begun"]) -> None:
+        splits, plans = self._command.splits, [each.plan for each in begun]
+        starts = [each.earlier.checkpoint if each.earlier else None for each in begun]
+        title, epochs = plans[0].model.name, plans[0].recipe.epochs
+
+        def on_epoch(index: int, epoch: Epoch) -> None:
+            self._command.tracking.log_epoch(epoch, run_id=begun[index].run_id)
+            progress.step(str(epoch) if len(plans) == 1 else f"{epoch}  seed {plans[index].seed}")
+
+        def on_checkpoint(index: int, state: checkpoint.Checkpoint) -> None:
+            begun[index].keeper.save(state)
+            if earlier := begun[index].earlier:
                 checkpoint.discard(earlier)
 
-        tracking.log_begin(plan, command.splits, command.device, resumed_from=earlier.run_id if earlier else None)
-        with command.progress(plan.model.name, epochs) as progress:
-            start = earlier.checkpoint if earlier else None
-            trained = training.train(plan, command.splits, on_epoch, start=start, on_checkpoint=on_checkpoint)
-        result = tracking.log_end(trained, plan, command.splits, command.device, tensorboard=command.tensorboard)
-        keeper.finish(result)
-        return result
+        with self._command.progress(title, epochs * len(plans)) as progress:
+            if len(plans) > 1:
+                fitted = together.fit(plans, splits, on_epoch, starts=starts, on_checkpoint=on_checkpoint)
+            else:
+                told, kept = partial(on_epoch, 0), partial(on_checkpoint, 0)
+                fitted = [training.fit(plans[0], splits, told, start=starts[0], on_checkpoint=kept)]
+        for each, found in zip(begun, fitted, strict=True):
+            each.fitted = found
+
+    def _end(self, begun: "_Begun") -> None:
+        command, trained = self._command, training.tested(begun.fitted, self._command.splits)
+        begun.result = command.tracking.log_end(
+            trained, begun.plan, command.splits, command.device, tensorboard=command.tensorboard
+        )
+        begun.keeper.finish(begun.result)
+
+
+@dataclass
+class _Begun:
+    """A training whose run is open; `_fit` gives it the model, `_end` the result."""
+
+    run_id: str
+    plan: Plan
+    """Settled."""
+    keeper: checkpoint.Keeper
+    earlier: checkpoint.Found | None
+    fitted: Fitted = field(init=False)
+    result: dict[str, Any] = field(init=False)

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     import keras
 
     from fmnist.engine import Engine
+    from fmnist.engine.result import Pass
 
 
 # bfloat16 pays where multiplications take the time: from convolutions of so many filters on. Shown by
 # `-e benchmark -P models=lenet,alexnet,cnn64 -P trainers=compiled -P precisions=float32,bfloat16`.
 NUM_FILTERS_FOR_BFLOAT16 = 32
 # The files that decide what an epoch computes.
-CODE = ("models.py", "training.py", "device.py", "engine", "data")
+CODE = ("models.py", "training.py", "together.py", "device.py", "engine", "data")
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,15 @@ def train(
     clock: Clock | None = None,
 ) -> Trained:
     """As `fit`, and then reads the test split, once."""
-    fitted = fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint, clock=clock)
+    return tested(fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint, clock=clock), splits)
+
+
+def tested(fitted: Fitted, splits: Splits) -> Trained:
+    """What was trained, with what it comes to on the test split."""
     probabilities = fitted.predict(splits.test.images)
     test = evaluate(probabilities, splits.test.labels)
     one_view = None
-    if plan.recipe.views != "none":
+    if fitted.viewed:
         one_view = evaluate(fitted.predict_one_view(splits.test.images), splits.test.labels)
     return Trained(**vars(fitted), test=test, test_probabilities=probabilities, one_view=one_view)
 
@@ -269,13 +274,7 @@ def fit(
     from fmnist import engine as engines
 
     began, warm_up_seconds = perf_counter(), 0.0
-    num_classes = len(splits.class_names)
-    model = plan.model.build(
-        plan.hyperparameters, precision=plan.precision, seed=plan.seed, num_classes=num_classes
-    )
-    initial.begin(model, splits.train.images)
-    if plan.start:
-        plan.start.give(model, splits.class_names)
+    model = fresh(plan, splits)
     engine = engines.load(
         plan.trainer,
         plan.backend,
@@ -289,62 +288,103 @@ def fit(
     if clock:
         clock.prepare_seconds = perf_counter() - began
         warm_up_seconds = engines.warm_up(engine, plan.recipe)
-    history: list[Epoch] = []
-    kept, best = 0, model.get_weights() if plan.patience else []
+    course = Course(plan, model, start, compiled=clock is not None)
     if start:
         for variable, value in zip(engine.variables, start.state, strict=True):
             variable.assign(value)
-        history = [Epoch(**figures) for figures in start.history]
-        kept, best = start.kept_epoch, start.best
-        for epoch in history:
-            on_epoch(epoch)
+    for epoch in course.history:
+        on_epoch(epoch)
     background = ThreadPoolExecutor(max_workers=1)
     try:
-        while len(history) < plan.recipe.epochs and not (plan.patience and len(history) - kept >= plan.patience):
+        while not course.ended:
             # Python answers a signal between two of its own instructions, and a compiled epoch can take
             # minutes: waiting for a thread, the main one can be interrupted at once.
-            compiles = not clock and len(history) == (len(start.history) if start else 0)
-            epoch = background.submit(_epoch, engine, plan, len(history) + 1, splits, compiles, clock).result()
-            history.append(epoch)
-            if not plan.patience:
-                kept = epoch.number
-            elif kept == 0 or epoch.validation_accuracy > history[kept - 1].validation_accuracy:
-                kept, best = epoch.number, model.get_weights()
+            epoch = background.submit(_epoch, engine, course, splits, clock).result()
+            if course.add(epoch):
+                course.best = model.get_weights()
             if on_checkpoint:
-                state = [variable.numpy() for variable in engine.variables]
-                on_checkpoint(Checkpoint(state, best, kept, [dataclasses.asdict(each) for each in history]))
+                on_checkpoint(course.checkpoint([variable.numpy() for variable in engine.variables]))
             on_epoch(epoch)
     finally:
         background.shutdown(wait=False)
     if clock:
         again = {1, plan.recipe.epochs} if plan.recipe.num_small_epochs else {1}
         clock.compile_seconds = max(
-            warm_up_seconds - sum(epoch.seconds for epoch in history if epoch.number in again), 0.0
+            warm_up_seconds - sum(epoch.seconds for epoch in course.history if epoch.number in again), 0.0
         )
     if plan.patience:
-        model.set_weights(best)
+        model.set_weights(course.best)
     predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = engine.predict
     viewed = None
     if plan.recipe.views != "none":
         model = models.looking(model, plan.recipe.views)
         predict = engine.predictor(model)
         viewed = evaluate(predict(splits.validation.images), splits.validation.labels)
-    return Fitted(model, predict, tuple(history), history[kept - 1], engine.xla, engine.predict, viewed)
+    return Fitted(model, predict, tuple(course.history), course.kept_epoch, engine.xla, engine.predict, viewed)
 
 
-def _epoch(
-    engine: "Engine", plan: Plan, number: int, splits: Splits, compiles: bool, clock: Clock | None
-) -> Epoch:
+class Course:
+    """How far a training has come, and which of its epochs is kept."""
+
+    def __init__(
+        self, plan: Plan, model: "keras.Model", start: Checkpoint | None, *, compiled: bool = False
+    ) -> None:
+        self.plan, self.compiled = plan, compiled
+        self.history = [Epoch(**figures) for figures in start.history] if start else []
+        self.num_before = len(self.history)
+        self.best = model.get_weights() if plan.patience else []
+        self._kept = 0
+        if start:
+            self._kept, self.best = start.kept_epoch, start.best
+
+    @property
+    def ended(self) -> bool:
+        patience, done = self.plan.patience, len(self.history)
+        return done >= self.plan.recipe.epochs or bool(patience and done - self._kept >= patience)
+
+    @property
+    def kept_epoch(self) -> Epoch:
+        return self.history[self._kept - 1]
+
+    def add(self, epoch: Epoch) -> bool:
+        """Notes an epoch; gives whether its weights are to be kept as the best so far, for want of patience."""
+        better = self._kept == 0 or epoch.validation_accuracy > self.kept_epoch.validation_accuracy
+        self.history.append(epoch)
+        if better or not self.plan.patience:
+            self._kept = epoch.number
+        return better and bool(self.plan.patience)
+
+    def checkpoint(self, state: list[NDArray[Any]]) -> Checkpoint:
+        return Checkpoint(state, self.best, self._kept, [dataclasses.asdict(each) for each in self.history])
+
+
+def fresh(plan: Plan, splits: Splits) -> "keras.Model":
+    """The model as it begins."""
+    model = plan.model.build(
+        plan.hyperparameters, precision=plan.precision, seed=plan.seed, num_classes=len(splits.class_names)
+    )
+    initial.begin(model, splits.train.images)
+    if plan.start:
+        plan.start.give(model, splits.class_names)
+    return model
+
+
+def _epoch(engine: "Engine", course: Course, splits: Splits, clock: Clock | None) -> Epoch:
     mean_watts = machine.power_meter(clock.device) if clock else None
-    loss, accuracy, seconds = engine.train_epoch(plan.seed, number)
+    trained = engine.train_epoch(course.plan.seed, len(course.history) + 1)
     if clock and mean_watts:
         watts = mean_watts()
-        clock.joules = None if clock.joules is None or watts is None else clock.joules + watts * seconds
-    probabilities = engine.predict(splits.validation.images)
+        clock.joules = None if clock.joules is None or watts is None else clock.joules + watts * trained.seconds
+    return judged(course, trained, engine.predict(splits.validation.images), splits)
+
+
+def judged(course: Course, trained: "Pass", probabilities: NDArray[np.float32], splits: Splits) -> Epoch:
+    """What an epoch came to, from its probabilities for the validation split."""
+    number, (loss, accuracy, seconds) = len(course.history) + 1, trained
     if not np.isfinite(loss) or not np.isfinite(probabilities).all():
         raise FmnistError(
-            f"training diverged in epoch {number} (loss {loss}). Type a smaller step, "
-            f"for example -P learning_rate={plan.recipe.learning_rate / 10:g}"
+            f"training diverged in epoch {number} of seed {course.plan.seed} (loss {loss}). Type a smaller step, "
+            f"for example -P learning_rate={course.plan.recipe.learning_rate / 10:g}"
         )
     validation = evaluate(probabilities, splits.validation.labels)
     return Epoch(
@@ -355,5 +395,5 @@ def _epoch(
         validation_accuracy=validation.accuracy,
         seconds=seconds,
         images_per_second=len(splits.train) / seconds,
-        compiles=compiles,
+        compiles=not course.compiled and number == course.num_before + 1,
     )

@@ -18,6 +18,8 @@ from fmnist.recipe import Recipe
 if TYPE_CHECKING:
     import keras
 
+    from fmnist.engine.together import SeedsEngine
+
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -60,8 +62,6 @@ def load(
 
     `batch_parts` says in how many parts a batch is worked on side by side, see `fmnist.device.batch_parts`.
     """
-    from fmnist.engine import schedule
-
     make: Callable[..., Engine]
     if trainer == "fit":
         from fmnist.engine import fit
@@ -81,15 +81,34 @@ def load(
 
         make = tensorflow.TensorFlowEngine
 
-    return make(
-        model,
-        optimizer=schedule.optimizer(recipe, recipe.epochs * -(-len(labels) // recipe.batch_size)),
-        recipe=recipe,
-        augment=augment,
-        batch_parts=batch_parts,
-        images=images,
-        labels=labels,
+    engine: Engine = _made(
+        make, model, recipe=recipe, augment=augment, batch_parts=batch_parts, images=images, labels=labels
     )
+    return engine
+
+
+def load_together(
+    model: "keras.Model",
+    *,
+    recipe: Recipe,
+    augment: tuple[str, ...],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+) -> "SeedsEngine":
+    """The engine for several seeds of one training; the model is one of theirs."""
+    from fmnist.engine import together
+
+    engine: SeedsEngine = _made(
+        together.SeedsEngine, model, recipe=recipe, augment=augment, batch_parts=1, images=images, labels=labels
+    )
+    return engine
+
+
+def _made(make: Callable[..., Any], model: "keras.Model", *, recipe: Recipe, **rest: Any) -> Any:
+    from fmnist.engine import schedule
+
+    num_updates = recipe.epochs * -(-len(rest["labels"]) // recipe.batch_size)
+    return make(model, optimizer=schedule.optimizer(recipe, num_updates), recipe=recipe, **rest)
 
 
 def warm_up(engine: Engine, recipe: Recipe) -> float:

@@ -80,13 +80,7 @@ class CompiledEngine(ABC):
         return self._predict(images)
 
     def predictor(self, model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        forward = self.forward(model)
-
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            parts = [images[start : start + PREDICT_BATCH] for start in range(0, len(images), PREDICT_BATCH)]
-            return np.concatenate([forward(part.astype(np.float32)) for part in parts])
-
-        return predict
+        return in_parts(self.forward(model))
 
     @abstractmethod
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
@@ -108,6 +102,18 @@ class CompiledEngine(ABC):
     @abstractmethod
     def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """Compiled: probabilities `(batch, classes)` of pixels `(batch, 28, 28)`."""
+
+
+def in_parts(
+    forward: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, axis: int = 0
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Answers any number of images by a function of pixels, in whose answers images are along an axis."""
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = [images[start : start + PREDICT_BATCH] for start in range(0, len(images), PREDICT_BATCH)]
+        return np.concatenate([forward(part.astype(np.float32)) for part in parts], axis=axis)
+
+    return predict
 
 
 def _at_side(logits: keras.Model, side: int) -> keras.Model:

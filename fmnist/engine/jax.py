@@ -24,8 +24,9 @@ State = tuple[Values, Values, Values, Values, Values]
 Carry = tuple[State, Any, Any]
 
 
-def _begin(state: State) -> Carry:
-    return state, jnp.float32(0), jnp.float32(0)
+def probabilities(model: keras.Model) -> Callable[[Values, Values, Any], Any]:
+    """A pure function of a model's weights, its other variables, and pixels `(batch, 28, 28)`."""
+    return lambda weights, others, pixels: model.stateless_call(weights, others, pixels, training=False)[0]
 
 
 class JaxEngine(CompiledEngine):
@@ -50,7 +51,6 @@ class JaxEngine(CompiledEngine):
         (self._iterations,) = (
             place for place, each in enumerate(self.optimizer.variables) if each is self.optimizer.iterations
         )
-        self._order = jax.jit(self._shuffled)
         self._epoch = self._compiled(self.logits)
         self._small_images, self._small_epoch = self._images, self._epoch
 
@@ -58,59 +58,77 @@ class JaxEngine(CompiledEngine):
         self._small_images, self._small_epoch = jnp.asarray(images), self._compiled(logits)
 
     def _compiled(self, logits: keras.Model) -> Callable[..., Carry]:
-        step = partial(self._add_step, logits)
+        step = partial(self.add_step, logits)
         if jax.default_backend() == "cpu":
-            return partial(self._train_epoch_by_steps, jax.jit(step, donate_argnums=0))
-        return jax.jit(partial(self._train_epoch, step), donate_argnums=0)
+            order, compiled = jax.jit(self.shuffled), jax.jit(step, donate_argnums=0)
+            return partial(self.train_epoch_by_steps, order, compiled)
+        return jax.jit(partial(self.train_epoch_by_scan, step), donate_argnums=0)
 
     def run_epoch(
         self, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
     ) -> tuple[float, float]:
-        before = tuple([variable.value for variable in group] for group in self.groups)
-        epoch, images = (self._small_epoch, self._small_images) if small else (self._epoch, self._images)
-        after, loss, correct = epoch(before, images, self._labels, jnp.asarray(flipped), order)
+        after, loss, correct = self.run_from(self.values(), order, flipped, small=small)
         for group, values in zip(self.groups, after, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
         return float(loss), float(correct)  # float() waits for the device
 
+    def values(self) -> State:
+        """The state that the variables hold."""
+        weights, others, optimizer, draws, held = ([each.value for each in group] for group in self.groups)
+        return weights, others, optimizer, draws, held
+
+    def run_from(
+        self, before: State, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
+    ) -> Carry:
+        """As `run_epoch`, from a state, which is used up, to the next."""
+        epoch, images = (self._small_epoch, self._small_images) if small else (self._epoch, self._images)
+        return epoch(before, images, self._labels, jnp.asarray(flipped), order)
+
     def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        @jax.jit
-        def probabilities(weights: Values, others: Values, pixels: Any) -> Any:
-            return model.stateless_call(weights, others, pixels, training=False)[0]
+        compiled = jax.jit(probabilities(model))
 
         def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-            weights, others, *_ = ([variable.value for variable in group] for group in self.groups)
-            return np.asarray(probabilities(weights, others, pixels))
+            weights, others, *_ = self.values()
+            return np.asarray(compiled(weights, others, pixels))
 
         return forward
 
-    def _train_epoch(
+    def train_epoch_by_scan(
         self, step: Callable[..., Carry], state: State, images: Any, labels: Any, flipped: Any, key: Any
     ) -> Carry:
-        batches, rest = self._shuffled(key)
+        batches, rest = self.shuffled(key)
         carry, _ = jax.lax.scan(
-            lambda carry, batch: (step(carry, images, labels, flipped, batch), None), _begin(state), batches
+            lambda carry, batch: (step(carry, images, labels, flipped, batch), None),
+            (state, jnp.float32(0), jnp.float32(0)),
+            batches,
         )
         return step(carry, images, labels, flipped, rest) if len(rest) else carry
 
-    def _train_epoch_by_steps(
-        self, step: Callable[..., Carry], state: State, images: Any, labels: Any, flipped: Any, key: Any
+    def train_epoch_by_steps(
+        self,
+        order: Callable[[Any], tuple[Any, Any]],
+        step: Callable[..., Carry],
+        state: State,
+        images: Any,
+        labels: Any,
+        flipped: Any,
+        key: NDArray[np.uint32],
     ) -> Carry:
-        batches, rest = self._order(key)
-        carry = _begin(state)
-        for batch in [*np.asarray(batches), *([rest] if len(rest) else [])]:
+        batches, rest = order(key)
+        carry = state, jnp.zeros(key.shape[:-1]), jnp.zeros(key.shape[:-1])
+        for batch in [*np.asarray(batches), *([rest] if rest.size else [])]:
             carry = step(carry, images, labels, flipped, batch)
         return carry
 
-    def _shuffled(self, key: Any) -> tuple[Any, Any]:
+    def shuffled(self, key: Any) -> tuple[Any, Any]:
         """Indices of the full batches `(batches, batch)`, and of the rest."""
         num_full = self.count // self.batch_size
         order = jax.random.permutation(jax.random.wrap_key_data(key, impl="threefry2x32"), self.count)
         full = num_full * self.batch_size
         return order[:full].reshape(num_full, self.batch_size), order[full:]
 
-    def _add_step(
+    def add_step(
         self, logits: keras.Model, carry: Carry, images: Any, labels: Any, flipped: Any, batch: Any
     ) -> Carry:
         state, loss, correct = carry

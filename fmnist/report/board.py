@@ -30,8 +30,8 @@ def board(speedruns: Sequence[Claimed]) -> Element:
         found = [
             table("Targets and the recorded recipes that were run for them", BOARD, rows),
             note(
-                "A target is reached where the mean test accuracy of all seeds is as high. Seconds are the mean of "
-                "the same seeds, from the first read of the data to the last update, without compilation."
+                "A target is reached where the mean test accuracy of all seeds is as high. Seconds are the mean "
+                "of the same seeds, from the first read of the data to the last update, without compilation."
             ),
         ]
     return section("records", "How fast to a target?", *found)

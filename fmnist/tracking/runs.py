@@ -128,10 +128,13 @@ def delivered() -> Iterator[None]:
 
 
 @contextmanager
-def nested_run(name: str, entry_point: str) -> Iterator[str]:
-    """A run under the active one; gives its id. It ends as `run` does."""
+def nested_run(name: str, entry_point: str, *, parent: str | None = None) -> Iterator[str]:
+    """A run under the active one, or under another one that is open; gives its id. It ends as `run` does."""
     with ended():
-        yield mlflow.start_run(run_name=name, nested=True, tags={"entry_point": entry_point}).info.run_id
+        run_id: str = mlflow.start_run(run_name=name, nested=True, tags={"entry_point": entry_point}).info.run_id
+        if parent:  # `start_run` takes the active run alone
+            mlflow.set_tag("mlflow.parentRunId", parent)
+        yield run_id
 
 
 def _is_generated(name: str) -> bool:

@@ -88,11 +88,13 @@ def refuse_seen(model_uri: str, splits: Splits) -> None:
             )
 
 
-def log_begin(plan: "Plan", splits: Splits, device: Device, *, resumed_from: str | None = None) -> None:
+def log_begin(
+    plan: "Plan", splits: Splits, device: Device, *, resumed_from: str | None = None, seeds_at_once: int = 1
+) -> None:
     """Logs what a training begins with to the active run: the data, the plan, the device."""
     log_dataset(splits)
     log_plan(plan, device)
-    mlflow.set_tags(colors.tag(plan.model.name, plan.seed))
+    mlflow.set_tags({**colors.tag(plan.model.name, plan.seed), "seeds_at_once": seeds_at_once})
     if resumed_from:
         _log_resumed(resumed_from)
 
@@ -205,8 +207,8 @@ def circumstances(plan: "Plan", device: Device) -> dict[str, Any]:
     }
 
 
-def log_epoch(epoch: "Epoch") -> None:
-    """Logs the metrics of one epoch, at its number as step."""
+def log_epoch(epoch: "Epoch", *, run_id: str | None = None) -> None:
+    """Logs the metrics of one epoch, at its number as step, to a run, the active one if none is named."""
     mlflow.log_metrics(
         {
             "train/loss": epoch.train_loss,
@@ -217,6 +219,7 @@ def log_epoch(epoch: "Epoch") -> None:
             "perf/images_per_second": epoch.images_per_second,
         },
         step=epoch.number,
+        run_id=run_id,
     )
 
 
