@@ -122,4 +122,7 @@ def _epochs(engine: "SeedsEngine", courses: Sequence[Course], going: Sequence[in
     """The next epoch of those courses that are going on."""
     trained = engine.train_epochs(len(courses[going[0]].history) + 1)
     probabilities = engine.predict_all(splits.validation.images)
-    return [judged(courses[index], trained[index], probabilities[index], splits) for index in going]
+    return [
+        judged(courses[index], trained[index], probabilities[index], splits, seeds_at_once=len(courses))
+        for index in going
+    ]

@@ -84,6 +84,8 @@ class Epoch:
     images_per_second: float
     compiles: bool
     """The first of its process, also after a resumption: its seconds hold the compilation."""
+    seeds_at_once: int = 1
+    """How many seeds were trained in these seconds."""
 
     def __str__(self) -> str:
         return (
@@ -378,7 +380,14 @@ def _epoch(engine: "Engine", course: Course, splits: Splits, clock: Clock | None
     return judged(course, trained, engine.predict(splits.validation.images), splits)
 
 
-def judged(course: Course, trained: "Pass", probabilities: NDArray[np.float32], splits: Splits) -> Epoch:
+def judged(
+    course: Course,
+    trained: "Pass",
+    probabilities: NDArray[np.float32],
+    splits: Splits,
+    *,
+    seeds_at_once: int = 1,
+) -> Epoch:
     """What an epoch came to, from its probabilities for the validation split."""
     number, (loss, accuracy, seconds) = len(course.history) + 1, trained
     if not np.isfinite(loss) or not np.isfinite(probabilities).all():
@@ -396,4 +405,5 @@ def judged(course: Course, trained: "Pass", probabilities: NDArray[np.float32], 
         seconds=seconds,
         images_per_second=len(splits.train) / seconds,
         compiles=not course.compiled and number == course.num_before + 1,
+        seeds_at_once=seeds_at_once,
     )

@@ -133,7 +133,10 @@ def costs(groups: Sequence[Group], looks: Looks) -> Element:
         untimed = [each.name for each in own if not each.epoch_seconds]
         if untimed:
             parts.append(
-                note(f"Not timed, since the one epoch that there is holds the compilation: {', '.join(untimed)}.")
+                note(
+                    "Not timed, since the one epoch that there is holds the compilation, or several seeds were "
+                    f"trained at once: {', '.join(untimed)}."
+                )
             )
     return section(
         "costs",

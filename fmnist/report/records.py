@@ -109,7 +109,9 @@ class Training:
 
     @cached_property
     def epoch_seconds(self) -> list[float]:
-        """Of all epochs but the first, which compiles."""
+        """Of all epochs but the first, which compiles; none where several seeds were trained in them."""
+        if self.run.tags.get("seeds_at_once", "1") != "1":
+            return []
         return [value for step, value in self.curves.get("perf/epoch_seconds", ()) if step > 1]
 
     @cached_property

@@ -285,6 +285,7 @@ def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Devic
     """Gives the result of a training, and writes it as the run's description too."""
     steady = [epoch.seconds for epoch in trained.history if not epoch.compiles]
     timing = spread(steady) if steady else None
+    at_once = trained.history[-1].seeds_at_once
     result = {
         "model": plan.model.name,
         "dataset": splits.manifest["dataset"],
@@ -301,7 +302,8 @@ def _log_summary(trained: "Trained", plan: "Plan", splits: Splits, device: Devic
         "epoch_seconds_min": timing and timing.min,
         "epoch_seconds_max": timing and timing.max,
         "num_timed_epochs": len(steady),
-        "device": f"{device.kind}: {device.name}, {device.num_threads} threads",
+        "device": f"{device.kind}: {device.name}, {device.num_threads} threads"
+        + (f", {at_once} seeds at once" if at_once > 1 else ""),
         "precision": plan.precision,
         "recipe": plan.in_words,
         "seed": plan.seed,
