@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import keras
 
-NUM_IMAGES = 5000
+NUM_IMAGES = 1000  # of so many patches that more would only take time
 EPSILON = 5e-4  # added to the patches' variances, so that noise isn't blown up
 
 

@@ -1,7 +1,9 @@
 """What tests share: a cache of their own, a fresh MLflow store, and the real `mlflow run`."""
 
+import io
 import os
 import random
+import runpy
 import shutil
 import signal
 import socket
@@ -9,15 +11,26 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+LONGEST = (
+    *("test_tracking", "test_search", "test_main", "test_training", "test_docs", "test_pages", "test_team"),
+    *("test_tracking_server", "test_reproduce", "test_bundles", "test_benchmark_run", "test_promotion"),
+    *("test_report_page", "test_doctor", "test_studies", "test_wardrobe", "test_demo"),
+)
 OFFICIAL_FILES = os.environ.get("FMNIST_DATA_DIR", "")  # before the fixture below hides it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no worker of pytest-xdist begins one when others end."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +41,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("FMNIST_CACHE_DIR", str(folder))
         patch.delenv("FMNIST_DATA_DIR", raising=False)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
+        patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # four processes more, for judges
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangs_up() -> None:
+    """What the tests start ends when it is hung up on, even if nohup, which is handed down, started them."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads() -> Iterator[None]:
+    """This process keeps its threads: many files share it, and TensorFlow fixes them at the first array."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmnist.training.set_batch_parts", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +76,34 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+def run_here(
+    folder: Path, entry_point: str, parameters: Mapping[str, object], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs an entry point as `python -m` does, in this process: one of its own spends most of its time on imports.
+
+    MLflow is on the store that the environment names.
+    """
+    import mlflow
+
+    pairs = [text for name, value in parameters.items() for text in ("-P", f"{name}={value}")]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [entry_point, *pairs])
+        patch.setattr(signal, "signal", lambda *_: None)  # not those of the tests
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
+        try:
+            runpy.run_path(str(ROOT / "entry_points" / f"{entry_point}.py"), run_name="__main__")
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            mlflow.set_tracking_uri(None)
+    return subprocess.CompletedProcess([entry_point, *pairs], code, out.getvalue(), err.getvalue())
 
 
 class Store:
@@ -82,6 +139,11 @@ class Store:
         return subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
+
+    def here(self, entry_point: str, **parameters: object) -> subprocess.CompletedProcess[str]:
+        """Runs an entry point in this process."""
+        names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+        return run_here(self.folder, entry_point, parameters, {name: self.environment[name] for name in names})
 
     def artifacts(self, run_id: str) -> set[str]:
         """Paths of all artifacts of a run."""

@@ -448,16 +448,10 @@ def test_init_fills_a_store_once(recorded, new_store):
     (launched,) = store.client.search_runs([store.experiment])
     assert (launched.info.run_name, launched.info.status) == ("init", "FINISHED")
     before = everything(store.client)
-    again = command(store, "init", bundles=recorded)
-    assert again["runs"] == {"added": 0, "there": 3}
+    again = store.here("init", bundles=recorded)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["runs"] == {"added": 0, "there": 3}
     assert everything(store.client) == before
-
-
-def command(store: Store, entry_point: str, **parameters: object) -> dict:
-    pairs = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
-    done = store.run([sys.executable, "-m", f"entry_points.{entry_point}", *pairs])
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_two_imports_at_once_into_a_store_that_has_others_add_each_run_once(source, new_store):

@@ -8,14 +8,10 @@ import dataclasses
 import json
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +39,13 @@ SCALED = {  # in place of what is given or left out
     "train": {
         **QUICK,
         **{"validation": "5000", "precision": "float32", "augment": "none", "patience": "0", "hyper": ""},
-        **{"tensorboard": "true", "resume": "auto", "repeats": "2"},  # for all: fewer trainings
+        **{
+            "tensorboard": "true",
+            "resume": "auto",
+            "repeats": "2",
+            "batch_size": "256",
+        },  # for all: fewer trainings
+        **{"start_from": "models:/fashion-mnist@champion", "registered_model": "wardrobe"},
     },
     "benchmark": {
         **{"dataset": "synthetic", "data_dir": "", "models": "mlp", "devices": "cpu", "images": "512"},
@@ -145,7 +147,7 @@ def store(new_store) -> Iterator[Store]:
     """A store after `main`: with a champion, four more versions, and a previous champion to go back to."""
     made = new_store()
     with tracked_in(made):
-        run(made.folder, "main", dict(scaled("main", {})))
+        made.here("main", **dict(scaled("main", {})))
         first = made.client.get_model_version("fashion-mnist", "1")
         for _ in range(4):
             made.client.create_model_version("fashion-mnist", first.source, first.run_id, first.tags)
@@ -153,32 +155,12 @@ def store(new_store) -> Iterator[Store]:
         yield made
 
 
-def run(folder: Path, name: str, parameters: Mapping[str, str]) -> int:
-    """The exit code of an entry point, run in a folder and in this process as `python -m` runs it."""
-    pairs = [text for key, value in parameters.items() for text in ("-P", f"{key}={value}")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", [name, *pairs])
-        patch.setattr(signal, "signal", lambda *_: None)  # not those of the tests
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
-        patch.setenv("MLFLOW_TRACKING_URI", "")  # which `tune` sets
-        patch.delenv("MLFLOW_TRACKING_URI")
-        try:
-            runpy.run_path(str(ROOT / "entry_points" / f"{name}.py"), run_name="__main__")
-        except SystemExit as ended:
-            return int(ended.code or 0)
-    return 0
-
-
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # a worker's messages, till the process ends
 @pytest.mark.parametrize(("name", "parameters"), IN_ORDER, ids=map(TO_RUN.get, IN_ORDER))
-def test_an_entry_points_command_runs(store, capfd, name, parameters):
+def test_an_entry_points_command_runs(store, name, parameters):
     (trained,) = store.client.search_runs([store.experiment], "tags.entry_point = 'train'", max_results=1)
-    code = run(
-        store.folder, name, {key: value.replace("RUN_ID", trained.info.run_id) for key, value in parameters}
-    )
-    assert code in (0, 3), capfd.readouterr().err  # 3: decided against what was asked for
-    assert json.loads(capfd.readouterr().out.splitlines()[-1])
+    done = store.here(name, **{key: value.replace("RUN_ID", trained.info.run_id) for key, value in parameters})
+    assert done.returncode in (0, 3), done.stderr  # 3: decided against what was asked for
+    assert json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_the_pipeline_is_one_run_with_a_run_for_each_step(walk):
 def test_the_same_pipeline_again_does_nothing_again_and_says_so(walk):
     command = next(command for command in printed_commands() if "-P model=mlp" in command)
     first = walk.result("-P model=mlp")
-    done = walk.store.run(["bash", "-c", command])
+    done = walk.store.here("main", **dict(re.findall(r"-P (\w+)=(\S+)", command)))
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout.splitlines()[-1])
     assert [step["done_now"] for step in again["steps"].values()] == [False] * 4

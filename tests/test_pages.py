@@ -1,6 +1,6 @@
 """MLflow's pages as a person sees them, in a browser: views, tables, charts and links of a store of this project.
 
-The store is made by the real commands, the pages by `./run ui`'s program.
+The store is made by the entry points, the pages by `./run ui`'s program.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -80,15 +80,7 @@ def made(tmp_path_factory, port) -> Made:
     }
     results, said = {}, {}
     for key, (name, parameters) in COMMANDS.items():
-        pairs = [text for parameter, value in parameters.items() for text in ("-P", f"{parameter}={value}")]
-        done = subprocess.run(
-            [sys.executable, "-m", f"entry_points.{name}", *pairs],
-            cwd=folder,
-            env=environment | {"MLFLOW_EXPERIMENT_NAME": name},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_here(folder, name, parameters, environment | {"MLFLOW_EXPERIMENT_NAME": name})
         assert done.returncode == 0, done.stderr
         results[key] = json.loads(done.stdout.splitlines()[-1])
         said[key] = done.stderr.splitlines()[-3:]

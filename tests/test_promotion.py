@@ -295,8 +295,7 @@ def test_photographs_can_be_demanded_and_are_answered_by_both(store, better, tmp
 
 
 def test_a_refusal_exits_with_code_3(store, better):
-    command = promoting(store, candidate=f"models:/{NAME}/1", margin="0.001")
-    result = result_of(store.run(command), code=3)
+    result = result_of(store.here("promote", candidate=f"models:/{NAME}/1", margin="0.001"), code=3)
     assert not result["promoted"]
     assert re.match(
         r"not shown to be better than garments/2, nor to be as good within the margin", result["reason"]

@@ -40,6 +40,12 @@ def first(store) -> str:
 
 
 @pytest.fixture(scope="module")
+def trained_here(store) -> str:
+    """A run of the same in this process, whose threads are others: equal bit for bit to what is trained here."""
+    return result_of(store.here("train", **STEPS, validation=SPLIT))["run_id"]
+
+
+@pytest.fixture(scope="module")
 def again(store, first) -> dict:
     return result_of(store.mlflow_run("reproduce", run=first))
 
@@ -89,10 +95,10 @@ def test_nothing_is_registered(store, again):
     assert store.client.search_registered_models() == []
 
 
-def test_a_record_that_was_changed_is_found_out_and_what_is_apart_is_named(store, first):
-    other = copy_of(store, first, commit="0" * 40, **{"version.keras": "3.0.0", "device.threads": "64"})
+def test_a_record_that_was_changed_is_found_out_and_what_is_apart_is_named(store, trained_here):
+    other = copy_of(store, trained_here, commit="0" * 40, **{"version.keras": "3.0.0", "device.threads": "64"})
     tamper(store, other, "test/accuracy", 0.0005)
-    done = store.run(command("reproduce", run=other))
+    done = store.here("reproduce", run=other)
     found = result_of(done, 3)
     assert found["verdict"] == "differs"
     assert done.stderr.splitlines()[-1].startswith(f"refused: run {other} isn't reproduced: the weights are equal")
@@ -104,10 +110,10 @@ def test_a_record_that_was_changed_is_found_out_and_what_is_apart_is_named(store
     assert store.client.get_run(found["run_id"]).info.status == "FINISHED"
 
 
-def test_more_seeds_show_whether_a_difference_is_within_their_spread(store, first):
-    other = copy_of(store, first, **{"weights.sha256": "0" * 64})
+def test_more_seeds_show_whether_a_difference_is_within_their_spread(store, trained_here):
+    other = copy_of(store, trained_here, **{"weights.sha256": "0" * 64})
     tamper(store, other, "test/loss", 1e-5)
-    done = store.run(command("reproduce", run=other, repeats=4))
+    done = store.here("reproduce", run=other, repeats=4)
     found = result_of(done)
     assert found["verdict"] == "equal within the spread of seeds"
     assert found["spread"]["seeds"] == [1, 2, 3]

@@ -139,7 +139,8 @@ def test_a_worker_trains_and_the_server_keeps_the_files(team, client, trained):
 
 def test_two_workers_search_together(team, client, trained):
     typed = next(typed for typed in TYPED if typed.startswith("tune"))
-    quick = "-P trials=2 -P best=1 -P repeats=1 -P space=layers=1 -P registered_model=none"
+    quick = "-P trials=2 -P best=1 -P repeats=1 -P registered_model=none"
+    quick += " -P 'space=layers=1, width=64..128, batch_size=256'"
     result = team.worker(f"{typed} {QUICK} {quick}")
     parent = client.get_run(result["run_id"])
     assert client.get_experiment(parent.info.experiment_id).name == "tune"

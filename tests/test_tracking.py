@@ -3,19 +3,21 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
+import psutil
 import pytest
 import yaml
-from conftest import ROOT, Store
+from conftest import ROOT, Store, tracked_in
 from mlflow import MlflowClient
 
 from fmnist import data, machine, training
@@ -28,18 +30,6 @@ NewStore = Callable[[], Store]
 def result_of(done: subprocess.CompletedProcess[str]) -> dict:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@contextmanager
-def tracked_in(store: Store) -> Iterator[None]:
-    """MLflow in this process on a store."""
-    import mlflow
-
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)
 
 
 # One `mlflow run . -e train`, read back from many sides:
@@ -66,11 +56,8 @@ def test_the_run_is_finished_and_described(run):
     assert f"{run.data.metrics['test/accuracy']:.2%}" in run.data.tags["mlflow.note.content"]
 
 
-def test_the_run_says_by_its_name_what_it_is_unless_a_person_named_it(store, run):
+def test_the_run_says_by_its_name_what_it_is(run):
     assert run.info.run_name == "lenet · cpu · seed 0"
-    command = store.command("preprocess", dataset="synthetic")
-    named = result_of(store.run([*command, "--run-name", "the-one-42"]))
-    assert store.client.get_run(named["run_id"]).info.run_name == "the-one-42"
     assert run.data.tags["entry_point"] == "train"
 
 
@@ -210,7 +197,7 @@ def test_the_version_has_a_card_with_its_figures_and_pictures_that_are_there(sto
     assert f"](#/experiments/{store.experiment}/runs/{run.info.run_id})" in card
 
 
-def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu, monkeypatch):
+def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_store, cpu):
     import mlflow
 
     from fmnist import device
@@ -218,7 +205,6 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     from fmnist.tracking import training as log
 
     store = new_store()
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment)
     settings = Train(model="cnn64", hyper="filters=4,8", dataset="synthetic", epochs=1)
     splits = data.load("synthetic", data_dir="", validation=Validation(5000), seed=0)
     with tracked_in(store):
@@ -237,6 +223,14 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     np.testing.assert_allclose(served, trained.test_probabilities[:200], atol=1e-5)
 
 
+ONE_AFTER_ANOTHER = """
+import runpy, shlex, sys
+for words in sys.argv[1:]:
+    sys.argv = ["train", *shlex.split(words)]
+    runpy.run_module("entry_points.train", run_name="__main__")
+"""
+
+
 def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_store):
     import mlflow
 
@@ -251,8 +245,17 @@ def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_sto
                 process.kill()
     (killed,) = store.client.search_runs([store.experiment])
     assert killed.info.status == "RUNNING"  # it had no time to say otherwise
-    resumed = result_of(store.run([*command, "--resume", "auto"]))
-    whole = result_of(store.run(command))
+    both = store.run(
+        [
+            sys.executable,
+            "-c",
+            ONE_AFTER_ANOTHER,
+            f"{shlex.join(parameters)} --resume auto",
+            shlex.join(parameters),
+        ]
+    )
+    assert both.returncode == 0, both.stderr
+    resumed, whole = map(json.loads, both.stdout.splitlines())
     killed = store.client.get_run(killed.info.run_id)
     assert (killed.info.status, killed.data.tags["resumed_by"]) == ("KILLED", resumed["run_id"])
     assert store.client.get_run(resumed["run_id"]).data.tags["resumed_from"] == killed.info.run_id
@@ -265,7 +268,9 @@ def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_sto
         left, right = (mlflow.keras.load_model(result["model_uri"]).get_weights() for result in (resumed, whole))
     for one, other in zip(left, right, strict=True):
         np.testing.assert_array_equal(one, other)
-    again = store.run([*command, "--resume", resumed["run_id"]])
+    words = iter(parameters)
+    settings = {name.removeprefix("--"): value for name, value in zip(words, words, strict=True)}
+    again = store.here("train", **settings, resume=resumed["run_id"])
     assert again.returncode == 2
     assert again.stderr.startswith(f"error: resume: run '{resumed['run_id']}' has no checkpoint")
 
@@ -273,7 +278,7 @@ def test_a_training_that_was_killed_outright_goes_on_to_the_same_weights(new_sto
 def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_store):
     store = new_store()
     arguments = {"model": "mlp", "dataset": "synthetic", "epochs": 2, "repeats": 3, "seed": 4}
-    result = result_of(store.mlflow_run("train", **arguments))
+    result = result_of(store.here("train", **arguments))
     runs = {run.info.run_id: run for run in store.client.search_runs([store.experiment])}
     parent = runs.pop(result["run_id"])
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {result["run_id"]}
@@ -296,19 +301,6 @@ def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_sto
         assert text.startswith(verdict)
 
 
-BREAKS_IN_REGISTERING = """
-import runpy, sys
-from fmnist.tracking import models
-kept, left = models.register, [int(sys.argv.pop(1))]
-
-def register(*arguments, **more):
-    if left[0]:
-        raise RuntimeError("the registry is away")
-    return kept(*arguments, **more)
-
-models.register = register
-runpy.run_module("entry_points.train", run_name="__main__")
-"""
 BREAKS_IN_THE_SECOND_SEED = """
 import runpy, os, signal
 from fmnist import training
@@ -324,43 +316,40 @@ runpy.run_module("entry_points.train", run_name="__main__")
 """
 
 
-def test_what_failed_after_the_last_epoch_is_finished_once(new_store):
+def test_what_failed_after_the_last_epoch_is_finished_once(new_store, monkeypatch):
+    from fmnist.tracking import models
+
+    def register(*_, **__):
+        raise RuntimeError("the registry is away")
+
     store = new_store()
-    parameters = ["--dataset", "synthetic", "--model", "mlp", "--epochs", "1", "--resume", "auto"]
-    failed = store.run([sys.executable, "-c", BREAKS_IN_REGISTERING, "1", *parameters])
-    assert "the registry is away" in failed.stderr
+    parameters = {"dataset": "synthetic", "model": "mlp", "epochs": 1, "resume": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "register", register)
+        with pytest.raises(RuntimeError, match="the registry is away"):
+            store.here("train", **parameters)
     (trained,) = store.client.search_runs([store.experiment])
     assert (trained.info.status, store.client.search_registered_models()) == ("FAILED", [])
-    elsewhere = new_store().run([sys.executable, "-m", "entry_points.train", *parameters])
+    elsewhere = new_store().here("train", **parameters)
     assert "mlp epoch 1/1" in elsewhere.stderr  # what is in one store is nothing to another
-    again = store.run([sys.executable, "-m", "entry_points.train", *parameters])
+    again = store.here("train", **parameters)
     assert "epoch" not in again.stderr  # nothing was trained
     assert result_of(again)["run_id"] == trained.info.run_id
     (version,) = store.client.search_model_versions("name = 'fashion-mnist'")
     assert version.run_id == trained.info.run_id
     assert len(store.client.search_logged_models([store.experiment])) == 1
-    anew = result_of(store.run([sys.executable, "-m", "entry_points.train", *parameters]))
+    anew = result_of(store.here("train", **parameters))
     assert anew["run_id"] != trained.info.run_id  # it was done: nothing is left to go on from
 
 
 def test_a_seed_that_had_ended_is_not_trained_again(new_store):
     store = new_store()
-    parameters = [
-        "--dataset",
-        "synthetic",
-        "--model",
-        "mlp",
-        "--epochs",
-        "1",
-        "--repeats",
-        "2",
-        "--resume",
-        "auto",
-    ]
-    killed = store.run([sys.executable, "-c", BREAKS_IN_THE_SECOND_SEED, *parameters])
+    parameters = {"dataset": "synthetic", "model": "mlp", "epochs": 1, "repeats": 2, "resume": "auto"}
+    words = [text for name, value in parameters.items() for text in (f"--{name}", str(value))]
+    killed = store.run([sys.executable, "-c", BREAKS_IN_THE_SECOND_SEED, *words])
     assert killed.returncode == -signal.SIGKILL
     names = {run.info.run_name: run.info.run_id for run in store.client.search_runs([store.experiment])}
-    done = store.run([sys.executable, "-m", "entry_points.train", *parameters])
+    done = store.here("train", **parameters)
     result = result_of(done)
     assert done.stderr.count("mlp epoch 1/1") == 1
     query = f"tags.mlflow.parentRunId = '{result['run_id']}'"
@@ -372,22 +361,33 @@ def test_a_seed_that_had_ended_is_not_trained_again(new_store):
 
 def test_six_processes_that_open_a_fresh_store_at_once_all_succeed_even_if_a_seventh_is_killed(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    opens = "from fmnist.tracking import runs; runs.open_store()"
-    dies = (
-        "import mlflow, os, signal; from fmnist.tracking import runs\n"
-        "def torn(*uri):\n"
-        "    open(f'{uri[0]}'.removeprefix('sqlite:///'), 'wb').write(b'SQLite format 3') if uri else None\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "mlflow.MlflowClient = torn\n"
-        "runs.open_store()"
+    code = """
+import os, signal, traceback
+import mlflow
+from fmnist.tracking import runs
+
+def torn(*uri):
+    open(f"{uri[0]}".removeprefix("sqlite:///"), "wb").write(b"SQLite format 3") if uri else None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+children = []
+for number in range(7):
+    children.append(os.fork())
+    if not children[-1]:
+        if number == 0:
+            mlflow.MlflowClient = torn
+        try:
+            runs.open_store()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    codes = [dies, *[opens] * 6]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, **pipes) for code in codes
-    ]
-    messages = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [-signal.SIGKILL, *[0] * 6], messages
+    assert json.loads(done.stdout) == [-signal.SIGKILL, *[0] * 6], done.stderr
     store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     described = yaml.safe_load((ROOT / "mlruns_template" / "experiments.yaml").read_text())["experiments"]
     assert sorted(each.name for each in store.search_experiments()) == sorted(described)
@@ -422,10 +422,12 @@ def test_jax_trains_where_tensorflow_is_not_installed_and_its_model_predicts_ali
     assert stored["tags.version.jax"]
 
 
-def test_preprocess_logs_counts_manifest_and_plots(new_store):
+def test_preprocess_logs_counts_manifest_and_plots_in_the_run_that_a_person_has_named(new_store):
     store = new_store()
-    result = result_of(store.mlflow_run("preprocess", dataset="synthetic", validation="stratified:1000", seed=3))
+    command = store.command("preprocess", dataset="synthetic", validation="stratified:1000", seed=3)
+    result = result_of(store.run([*command, "--run-name", "the-one-42"]))
     run = store.client.get_run(result["run_id"])
+    assert run.info.run_name == "the-one-42"
     assert run.data.params == {
         "dataset": "synthetic",
         "data_dir": "''",
@@ -516,9 +518,7 @@ def test_gpu_where_none_is_visible_is_refused_with_what_was_looked_for(new_store
 
 def test_an_error_within_a_run_leaves_it_failed(new_store):
     store = new_store()
-    parameters = {"model": "mlp", "dataset": "synthetic", "learning_rate": "1e12", "optimizer": "sgd"}
-    arguments = [text for name, value in parameters.items() for text in (f"--{name}", value)]
-    done = store.run([sys.executable, "-m", "entry_points.train", *arguments])
+    done = store.here("train", model="mlp", dataset="synthetic", learning_rate="1e12", optimizer="sgd")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: training diverged")
@@ -529,7 +529,7 @@ def test_an_error_within_a_run_leaves_it_failed(new_store):
 def test_a_tracking_store_that_takes_no_run_is_said_in_one_line(new_store):
     store = new_store()
     store.environment["MLFLOW_EXPERIMENT_ID"] = "12345"
-    done = store.run([sys.executable, "-m", "entry_points.preprocess", "--dataset", "synthetic"])
+    done = store.here("preprocess", dataset="synthetic")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: MLflow at {store.uri} takes no run:")
@@ -569,13 +569,27 @@ def test_an_interrupted_run_is_killed(new_store, number, to_group, wait_for):
             if wait_for in line:
                 break
         if "Running command" in wait_for:
-            time.sleep(1)  # the script is importing
+            wait_until_caught(number, process)
         os.killpg(process.pid, number) if to_group else os.kill(process.pid, number)
         process.stderr.read()
     assert process.returncode != 0
     assert status_at_last(store) == "KILLED"
     if not to_group:
         assert process.returncode == 128 + number
+
+
+def wait_until_caught(number: int, process: subprocess.Popen[str]) -> None:
+    """Waits until a script that `mlflow run` started catches a signal: then it begins to import."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(OSError):  # it has ended
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                caught = re.search(r"^Name:\s*python.*^SigCgt:\s*(\w+)$", status, re.DOTALL | re.MULTILINE)
+                if caught and int(caught[1], 16) >> (number - 1) & 1:
+                    return
+        time.sleep(0.01)
+    raise AssertionError("no script catches the signal")
 
 
 def status_at_last(store: Store) -> str:

@@ -31,7 +31,8 @@ class Local:
     """A process of this machine, that runs `python -m MODULE REQUEST`; its last words on stderr are its error."""
 
     def __init__(self, module: str, request: str) -> None:
-        self._messages = TemporaryFile("w+")  # noqa: SIM115  # read when it has ended
+        self._ended: str | None = None
+        self._messages = TemporaryFile("w+")  # noqa: SIM115  # read, and closed, when it has ended
         # a session of its own: Ctrl-C on a terminal is for the process that leads
         self._process = processes.start(
             module, request, stdout=subprocess.DEVNULL, stderr=self._messages, start_new_session=True
@@ -39,10 +40,11 @@ class Local:
 
     def error(self) -> str | None:
         code = self._process.poll()
-        if not code:
-            return None if code is None else ""
-        self._messages.seek(0)
-        return processes.ending(code, self._messages.read())
+        if code is not None and self._ended is None:
+            with self._messages as messages:
+                messages.seek(0)
+                self._ended = processes.ending(code, messages.read()) if code else ""
+        return self._ended
 
     def stop(self) -> None:
         self._process.terminate()
@@ -51,6 +53,7 @@ class Local:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self.error()
 
 
 class OnRay:

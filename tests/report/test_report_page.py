@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,7 @@ def test_what_is_not_there_is_refused_in_one_line(reported, experiment, runs, me
 def test_a_store_without_a_finished_run_gives_exit_code_2_and_no_file(new_store):
     store = new_store()
     store.client.create_run(store.experiment)
-    done = store.run([sys.executable, "-m", "entry_points.report"])
+    done = store.here("report")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "1 runs, none of them a finished training" in done.stderr
     assert not (store.folder / "report.html").exists()

@@ -90,9 +90,7 @@ def store(new_store):
 @pytest.fixture(scope="module")
 def hung_up(store):
     """The trial at which the terminal was closed, and the command's exit code."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
     with begun(store, command(study="one", trials=6)) as process:
-        signal.signal(signal.SIGHUP, before)
         running = trial_training("one")
         process.send_signal(signal.SIGHUP)
         process.communicate(timeout=60)
@@ -132,7 +130,7 @@ def first(store, orphaned):
 
 @pytest.fixture(scope="module")
 def second(store, first):
-    done = store.mlflow_run("tune", **QUICK, study="one", trials=9, best=2, repeats=2)
+    done = store.here("tune", **QUICK, study="one", trials=9, best=2, repeats=2)
     return result_of(done) | {"stderr": done.stderr}
 
 
