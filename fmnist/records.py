@@ -25,8 +25,9 @@ _MORE = ";erase=0.4;crop=1"  # for trainings so long that a model would learn th
 RECORDS: dict[tuple[str, str], dict[str, str]] = {
     ("90", "cpu"): _PATCHES | {"epochs": "1"},
     ("92", "cpu"): _AIRBENCH | {"hyper": "activation=relu", "epochs": "3"},
-    ("93", "cpu"): _AIRBENCH | {"hyper": "activation=relu;filters=16,48,96", "epochs": "4"},
-    ("94", "cpu"): _AIRBENCH | {"hyper": "activation=relu;filters=24,64,128", "epochs": "6"},
+    ("93", "cpu"): _AIRBENCH | {"hyper": "activation=relu;filters=24,64,128", "epochs": "6"},
+    ("94", "cpu"): _AIRBENCH
+    | {"hyper": "activation=relu;filters=32,96,192", "epochs": "10", "recipe": _RECIPE + _MORE},
     ("95", "cpu"): _AIRBENCH
     | {"hyper": "activation=relu;filters=32,96,192", "epochs": "16", "recipe": _RECIPE + _MORE},
     ("best", "cpu"): _AIRBENCH
