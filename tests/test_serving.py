@@ -261,6 +261,16 @@ def test_a_model_trained_in_bfloat16_is_saved_as_it_computes_in_float32(log):
     assert 1e-6 < float(logged.tags["serving.bfloat16_difference"]) < 0.05
 
 
+def test_a_model_in_bfloat16_that_looks_at_several_views_is_saved_in_float32(cpu):
+    from fmnist.models import looking
+    from fmnist.serving.conversion import as_float32
+
+    saved = as_float32(looking(small_model("bfloat16"), "flip_shift"))
+    pixels = IMAGES.astype(np.float32)
+    expected = looking(as_float32(small_model("bfloat16")), "flip_shift")(pixels)
+    np.testing.assert_allclose(saved(pixels), expected, atol=1e-6)
+
+
 def test_the_environment_to_serve_a_version_has_no_tensorflow(folder):
     required = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
     assert {"mlflow-skinny", "numpy", "ai-edge-litert"} <= required

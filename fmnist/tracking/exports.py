@@ -7,6 +7,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -201,10 +202,20 @@ def command(tags: Mapping[str, str], params: Mapping[str, str]) -> str | None:
     if kind is None or "mlflow.parentRunId" in tags:
         return None
     defaults = {field.name: options.default_text(field) for field in dataclasses.fields(kind)}
-    changed = [f"{name}={params[name]}" for name, text in defaults.items() if params.get(name, text) != text]
+    typed = {name: _unquoted(params[name]) for name in defaults if name in params}
+    changed = [f"{name}={typed[name]}" for name, text in defaults.items() if typed.get(name, text) != text]
     return shlex.join(
         ["mlflow", "run", ".", "-e", entry_point, *(word for pair in changed for word in ("-P", pair))]
     )
+
+
+def _unquoted(text: str) -> str:
+    """A parameter as it was typed: `mlflow run` logs it as it hands it to a shell, an empty one as two quotes."""
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        with suppress(ValueError):  # it is no text of a shell
+            (word,) = shlex.split(text)
+            return word
+    return text
 
 
 def _model_record(model_id: str, experiments: dict[str, str], folder: Path, client: mlflow.MlflowClient) -> Record:

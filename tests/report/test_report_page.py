@@ -92,6 +92,14 @@ def test_a_command_is_known_of_a_run_that_is_older_than_an_option():
     assert command({"entry_point": "train"}, params) == "mlflow run . -e train -P model=mlp"
 
 
+def test_a_command_is_told_as_it_was_typed_and_not_as_mlflows_launcher_quotes_it():
+    from fmnist.tracking.exports import command
+
+    params = {"model": "mlp", "data_dir": "''", "hyper": "'dense=64;activation=relu'"}
+    expected = "mlflow run . -e train -P model=mlp -P 'hyper=dense=64;activation=relu'"
+    assert command({"entry_point": "train"}, params) == expected
+
+
 def test_a_run_without_its_file_is_named_in_one_line(new_store):
     from fmnist.tracking.gather import gather
 
