@@ -8,11 +8,11 @@ it. Keras is imported only when a model is built.
 
 import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from fmnist import arguments
 from fmnist.arguments import Fraction, Range
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NUM_CLASSES = 10
 SIDE = 28
-
+ONE_VIEW = "one_view"  # the model within one that looks at several
 
 Widths = Annotated[tuple[int, ...], Range(1, 16384)]
 Activation = Annotated[str, ("relu", "tanh", "sigmoid", "elu", "gelu", "silu")]
@@ -107,13 +107,14 @@ class Model:
         return own
 
     def scaled(self, width: float) -> dict[str, Any]:
-        """The default hyperparameters with every list of widths multiplied by a factor."""
-        return {
-            name: tuple(max(round(width * each), 1) for each in argument.default)
-            if get_origin(get_args(argument.annotation)[0]) is tuple
-            else argument.default
-            for name, argument in self._arguments().items()
-        }
+        """The default hyperparameters with `width` and every list of widths multiplied by a factor."""
+        values = {name: argument.default for name, argument in self._arguments().items()}
+        for name, argument in self._arguments().items():
+            if name in SHAPED or argument.annotation == Widths:
+                values[name] = tuple(max(round(width * each), 1) for each in argument.default)
+            elif name == "width":
+                values[name] = max(round(width * argument.default), 1)
+        return values
 
     def at(self, point: Point) -> dict[str, Any]:
         """The hyperparameters at a point of the search space."""
@@ -129,22 +130,33 @@ class Model:
                 values[name] = tuple(max(round(point[first] * width / default[0]), 1) for width in default)
         return values | {name: point[name] for name in values if name in point and name not in SHAPED}
 
-    def looks_across_batch(self, hyperparameters: dict[str, Any]) -> bool:
-        """Whether a layer uses, or may use, more of a batch than one image: then it isn't worked on in parts."""
+    def layers(self, hyperparameters: dict[str, Any]) -> "Iterator[keras.Layer]":
+        """The hidden layers, and those within them, without weights."""
         import keras
 
         with keras.StatelessScope(initialize_variables=False):  # an array would fix the threads of the device
             layers = self.builder(**hyperparameters)
         while layers:
             layer = layers.pop()
-            if isinstance(layer, Residual):
-                layers += layer.layers
-                continue
-            own = type(layer).__module__.partition(".")[0] != "keras"  # which may do what it likes
-            if own or isinstance(layer, keras.layers.BatchNormalization):
-                return True
             layers += getattr(layer, "layers", [])
-        return False
+            if not isinstance(layer, Residual):
+                yield layer
+
+    def looks_across_batch(self, hyperparameters: dict[str, Any]) -> bool:
+        """Whether a layer uses, or may use, more of a batch than one image: then it isn't worked on in parts."""
+        import keras
+
+        return any(
+            type(layer).__module__.partition(".")[0] != "keras"  # one's own may do what it likes
+            or isinstance(layer, keras.layers.BatchNormalization)
+            for layer in self.layers(hyperparameters)
+        )
+
+    def takes_any_side(self, hyperparameters: dict[str, Any]) -> bool:
+        """Whether the weights are the same for images of another side, as far as layers tell."""
+        import keras
+
+        return not any(isinstance(layer, keras.layers.Flatten) for layer in self.layers(hyperparameters))
 
     def build(
         self, hyperparameters: dict[str, Any], *, precision: str, seed: int, num_classes: int = NUM_CLASSES
@@ -186,7 +198,7 @@ def looking(model: "keras.Model", views: str) -> "keras.Model":
             padded = ops.pad(each, ((0, 0), (1, 1), (1, 1)))
             seen += [padded[:, :-2, :-2], padded[:, 2:, 2:]]
         shares = [0.25] * 2 + [0.125] * 4
-    one_view = keras.Model(model.inputs, model.get_layer("logits").output, name="one_view")
+    one_view = keras.Model(model.inputs, model.get_layer("logits").output, name=ONE_VIEW)
     logits = one_view(ops.concatenate(seen, axis=0))
     by_view = ops.split(ops.reshape(logits, (len(seen), -1, logits.shape[-1])), len(seen), axis=0)
     mean = sum(share * each[0] for share, each in zip(shares, by_view, strict=True))
@@ -226,10 +238,8 @@ class Start:
 
 def _with_weights(model: "keras.Model") -> "list[keras.Layer]":
     """The layers of a model, or of the one in it that looks at one view, that have weights."""
-    import keras
-
-    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    return [layer for layer in (inner[0] if inner else model).layers if layer.weights]
+    one_view = next((layer for layer in model.layers if layer.name == ONE_VIEW), model)
+    return [layer for layer in one_view.layers if layer.weights]
 
 
 def model(name: str, recipe: Recipe, space: Space) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
@@ -416,7 +426,7 @@ HEAD_SCALE = 1 / 9  # of the features before the last layer, as in airbench
         schedule="one_cycle",
         warmup=0.2,
         momentum=0.85,
-        norm_rate=64,
+        norm_rate=64.0,
         label_smoothing=0.2,
         averaging="lookahead",
         average_every=5,

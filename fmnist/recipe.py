@@ -42,7 +42,8 @@ class Recipe:
     """Of the optimizer of that name, which is Nesterov's."""
     weight_decay: Annotated[float, Range(0, 1)] = 0.0
     """An update takes this share of a kernel, times the step (Loshchilov, Hutter 2019,
-    https://arxiv.org/abs/1711.05101); biases and norms are left alone."""
+    https://arxiv.org/abs/1711.05101); biases and norms are left alone. Where it is 0, `adamw` has Keras's own,
+    of all weights."""
     bias_rate: Rate = 1.0
     """The step of biases, as a multiple; with `sgd` and `momentum`."""
     norm_rate: Rate = 1.0
@@ -52,7 +53,7 @@ class Recipe:
     averaging: Averaging = "none"
     """Which mean of the weights (and of the statistics of norms) the model has after each epoch: `ema`, an
     exponential one; `lookahead`, one from which training goes on each time (Zhang et al. 2019,
-    https://arxiv.org/abs/1907.08610), with a share that shrinks to none as in airbench."""
+    https://arxiv.org/abs/1907.08610), to which the new weights give less and less as in airbench."""
     average_decay: Annotated[float, Range(0, 0.99999)] = 0.95
     """The share of the mean that an update leaves in it; with `lookahead` it grows to that from 0."""
     average_every: Annotated[int, Range(1, 1000)] = 1
@@ -135,6 +136,14 @@ EXTRA_SPACE: Space = {
     "small_epochs": Span(0.1, 0.9),
     "views": Choice(("none", "flip", "flip_shift")),
 }
+
+
+def one_side_only(model: str, side: int) -> FmnistError:
+    """The error for a model whose weights are for images of one side alone."""
+    return FmnistError(
+        f"recipe: small_side={side}: {model} has layers for images of one side alone; leave it out, "
+        "or take a model that ends in a mean or maximum over the image, for example -P model=resnet"
+    )
 
 
 def resolve(recipe: Recipe, text: str = "", **given: Any) -> Recipe:

@@ -17,7 +17,7 @@ from fmnist.device import Device, batch_parts, set_batch_parts, whole_batches_on
 from fmnist.errors import FmnistError
 from fmnist.evaluation import Evaluation, evaluate
 from fmnist.models import Model, Start
-from fmnist.recipe import Recipe, resolve
+from fmnist.recipe import Recipe, one_side_only, resolve
 from fmnist.registry import MODELS
 from fmnist.settings import Train
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # `-e benchmark -P models=lenet,alexnet,cnn64 -P trainers=compiled -P precisions=float32,bfloat16`.
 NUM_FILTERS_FOR_BFLOAT16 = 32
 # The files that decide what an epoch computes.
-CODE = ("models.py", "training.py", "device.py", "engine", "data")
+CODE = ("models.py", "recipe.py", "initial.py", "training.py", "device.py", "engine", "data")
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,16 @@ def check_fits(plan: Plan, splits: Splits) -> None:
         )
 
 
+def check_layers(plan: Plan) -> None:
+    """Checks a plan against the layers of its model; to be called after `fmnist.device.select`.
+
+    Raises:
+        FmnistError: If the recipe has smaller images, and the model takes those of one side alone.
+    """
+    if plan.recipe.small_side and not plan.model.takes_any_side(plan.hyperparameters):
+        raise one_side_only(plan.model.name, plan.recipe.small_side)
+
+
 def settle(plan: Plan, device: Device) -> Plan:
     """The plan with what depends on the device: the precision that `auto` takes, and the parts of a batch.
 
@@ -196,7 +206,7 @@ def settle(plan: Plan, device: Device) -> Plan:
         FmnistError: If parts of a batch are asked for and the model needs it whole.
     """
     if plan.precision == "auto":
-        filters = plan.hyperparameters.get("filters", (0,))
+        filters = (getattr(layer, "filters", 0) for layer in plan.model.layers(plan.hyperparameters))
         pays = device.has_bfloat16 and max(filters) >= NUM_FILTERS_FOR_BFLOAT16
         plan = dataclasses.replace(plan, precision="bfloat16" if pays else "float32")
     if plan.trainer == "fit":

@@ -185,7 +185,12 @@ def test_stock_fit_augments_too_and_its_model_is_without(handful):
 
 @pytest.mark.parametrize(
     ("model", "has_bfloat16", "taken"),
-    [("cnn64", True, "bfloat16"), ("cnn64", False, "float32"), ("lenet", True, "float32")],
+    [
+        ("cnn64", True, "bfloat16"),
+        ("cnn64", False, "float32"),
+        ("lenet", True, "float32"),
+        ("wrn", True, "bfloat16"),
+    ],
 )
 def test_auto_takes_bfloat16_where_device_and_model_gain_by_it(model, has_bfloat16, taken):
     device = Device("gpu", "some GPU", 2, has_bfloat16, {})
@@ -295,6 +300,9 @@ def test_photo_leaves_some_images_but_for_a_flip_and_widens_others_within_the_fr
     assert np.median(heights) >= 26
 
 
+RECIPE = "schedule=cosine;averaging=ema;weight_decay=0.1;crop=1"
+
+
 def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):
     from tensorflow.python.framework.func_graph import FuncGraph
 
@@ -304,7 +312,8 @@ def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):
 
     before = num_graphs()
     for optimizer in ("sgd", "adam"):
-        training.fit(training.plan(Train(model="lenet", epochs=1, optimizer=optimizer)), handful, lambda _: None)
+        plan = training.plan(Train(model="lenet", epochs=1, optimizer=optimizer, recipe=RECIPE))
+        training.fit(plan, handful, lambda _: None)
     assert num_graphs() == before
 
 

@@ -12,6 +12,7 @@ from fmnist.recipe import Recipe
 
 ERASED = (0.02, 0.33)  # of an image's area
 ERASED_ASPECT = 3.3
+NUM_SHARES = 2**16  # of mixed images that there may be
 
 
 class Changes(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
@@ -23,8 +24,9 @@ class Changes(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
 
     def __init__(self, recipe: Recipe, augment: tuple[str, ...], num_classes: int, shape: tuple[int, ...]) -> None:
         super().__init__(dtype="float32", name="changes")
-        self.seed_generator = keras.random.SeedGenerator(0)
         self.recipe, self.num_classes = recipe, num_classes
+        if recipe.crop or recipe.erase or recipe.mixup or recipe.cutmix:
+            self.seed_generator = keras.random.SeedGenerator(0)
         self.augment = augmenter(augment) if augment else None
         if self.augment:
             self.augment.build((None, *shape, 1))
@@ -92,9 +94,12 @@ class Changes(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
         return cut, _with_other(targets, kept)
 
     def _share(self, images: Any, concentration: float) -> Any:
-        """Of each image, `(batch, 1)`, what is left of it."""
-        shape = (ops.shape(images)[0], 1)
-        return keras.random.beta(shape, concentration, concentration, dtype="float32", seed=self.seed_generator)
+        """Of each image, `(batch, 1)`, what is left of it.
+
+        One of many shares that were drawn once: XLA can't draw them on TensorFlow.
+        """
+        shares = np.random.default_rng(0).beta(concentration, concentration, NUM_SHARES).astype(np.float32)
+        return ops.take(shares, ops.cast(self._uniform(images, 1) * NUM_SHARES, "int32"))
 
     def _uniform(self, images: Any, count: int) -> Any:
         """So many numbers for each image, `(batch, count)`, from 0 to 1."""
@@ -123,7 +128,7 @@ def mirrored(flip: str, seed: int, epoch: int, count: int) -> NDArray[np.uint8]:
         return np.zeros(count, np.uint8)
     drawn_by = (seed, epoch, 1) if flip == "random" else (seed, 0, 1)
     bits = np.random.default_rng(drawn_by).integers(0, 2, count, dtype=np.uint8)
-    return bits if flip == "random" else (bits + epoch) % 2
+    return bits if flip == "random" else bits ^ (epoch % 2)
 
 
 def resized(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

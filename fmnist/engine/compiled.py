@@ -13,8 +13,7 @@ from fmnist.engine.changes import Changes, mirrored, resized
 from fmnist.engine.randomness import draw_states, random_states
 from fmnist.engine.result import PREDICT_BATCH, Pass
 from fmnist.engine.schedule import rates
-from fmnist.errors import FmnistError
-from fmnist.recipe import Recipe
+from fmnist.recipe import Recipe, one_side_only
 
 
 class CompiledEngine(ABC):
@@ -56,7 +55,7 @@ class CompiledEngine(ABC):
         self._predict = self.predictor(model)
         if recipe.num_small_epochs:
             small = resized(images, recipe.small_side)
-            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side))
+            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side, model.name))
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         start = perf_counter()
@@ -110,7 +109,7 @@ class CompiledEngine(ABC):
         """Compiled: probabilities `(batch, classes)` of pixels `(batch, 28, 28)`."""
 
 
-def _at_side(logits: keras.Model, side: int) -> keras.Model:
+def _at_side(logits: keras.Model, side: int, name: str) -> keras.Model:
     """The model over images of another side, with the same layers.
 
     Raises:
@@ -124,7 +123,4 @@ def _at_side(logits: keras.Model, side: int) -> keras.Model:
         pixels = keras.Input((side, side))
         return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
     except ValueError as error:
-        raise FmnistError(
-            f"recipe: small_side={side}: {logits.name} has layers for images of one side alone; take a model that "
-            "ends in a mean or maximum over the image, for example -P model=resnet"
-        ) from error
+        raise one_side_only(name, side) from error

@@ -19,7 +19,8 @@ def fused(model: keras.Model) -> Iterator[None]:
         layer
         for layer in model.layers
         if type(layer) is keras.layers.BatchNormalization
-        and (layer.axis in (-1, 3), len(layer.output.shape), layer.renorm) == (True, 4, False)
+        and (layer.axis in (-1, 3), len(layer.output.shape)) == (True, 4)
+        and not getattr(layer, "renorm", False)  # which Keras 3.12 doesn't have
     ]
     for layer in normalizations:
         layer.call = partial(_call, layer)

@@ -53,8 +53,10 @@ class TensorFlowEngine(CompiledEngine):
         self, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
     ) -> tuple[float, float]:
         epoch = self._small_epoch if small else self._epoch
+        key = tf.constant(order.astype(np.int32))
+        shuffled = tf.random.experimental.stateless_shuffle(tf.range(self.count), key)  # XLA has no kernel for it
         with fused(self.model):  # when it is traced, in the first call
-            loss, correct = epoch(tf.constant(order.astype(np.int32)), tf.constant(flipped))
+            loss, correct = epoch(shuffled, tf.constant(flipped))
         return float(loss.numpy()), float(correct.numpy())  # numpy() waits for the device
 
     def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -70,9 +72,8 @@ class TensorFlowEngine(CompiledEngine):
 
         return forward
 
-    def _train_epoch(self, images: Any, logits: keras.Model, key: Any, flipped: Any) -> tuple[Any, Any]:
+    def _train_epoch(self, images: Any, logits: keras.Model, order: Any, flipped: Any) -> tuple[Any, Any]:
         num_full = self.count // self.batch_size
-        order = tf.random.experimental.stateless_shuffle(tf.range(self.count), key)
         batches = tf.reshape(order[: num_full * self.batch_size], (num_full, self.batch_size))
 
         def step(batch: Any) -> tuple[Any, Any]:

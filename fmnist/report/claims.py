@@ -11,6 +11,7 @@ from fmnist.benchmark.cell import OP
 from fmnist.benchmark.ratios import ratios
 from fmnist.benchmark.verdict import CLAIM_CPU_MINUTES, CLAIM_GPU_MINUTES, CLAIM_MODEL, name_of
 from fmnist.markdown import mean_percent, median
+from fmnist.recipe import EXTRAS
 from fmnist.registry import MODELS
 from fmnist.report.groups import Group
 from fmnist.report.records import Benchmark
@@ -45,6 +46,10 @@ def claims(groups: Sequence[Group], benchmarks: Sequence[Benchmark]) -> list[Cla
     ]
 
 
+# What a run doesn't say of its recipe where it is off, as in the model's own.
+OFF = {name: str(field.default) for name, field in EXTRAS.items()}
+
+
 def by_recipe(groups: Sequence[Group], model: str, *, augment: str = "none") -> list[Group]:
     """The groups of a model with its own recipe on Fashion-MNIST."""
     own = {name: str(value) for name, value in asdict(MODELS[model].recipe).items()} | {"augment": augment}
@@ -57,7 +62,7 @@ def by_recipe(groups: Sequence[Group], model: str, *, augment: str = "none") -> 
         for each in groups
         if each.first.model == model
         and each.first.dataset == DATASET
-        and {name: each.first.recipe.get(name) for name in own} == own
+        and {name: (OFF | each.first.recipe).get(name) for name in own} == own
         and each.first.recipe.get("patience", "0") == "0"
     ]
 

@@ -13,6 +13,7 @@ from fmnist import arguments, options
 from fmnist.data import Splits
 from fmnist.errors import FmnistError
 from fmnist.recipe import EXTRAS
+from fmnist.registry import MODELS
 from fmnist.reproduction import Comparison, Record, as_result, compare, note
 from fmnist.settings import Reproduce, Train, parse_validation
 from fmnist.tracking.versions import check_missing
@@ -42,6 +43,10 @@ class Original:
         params, tags = first.data.params, first.data.tags
         known = {name.removeprefix(RECIPE): value for name, value in params.items() if name.startswith(RECIPE)}
         hyper = {name.removeprefix(HYPER): value for name, value in params.items() if name.startswith(HYPER)}
+        own = MODELS[tags["model"]].recipe.extras  # of now; what the record doesn't name of it was off then
+        recipe = {
+            name: known.get(name, field.default) for name, field in EXTRAS.items() if name in {**known, **own}
+        }
         texts = {field.name: known[field.name] for field in dataclasses.fields(Train) if field.name in known}
         validation = parse_validation(self.typed.get("validation", "5000"))
         if validation.stratified and validation.seed is None:  # a nested run's own seed didn't draw the split
@@ -54,7 +59,7 @@ class Original:
             | {
                 "model": tags["model"],
                 "hyper": arguments.text(dict(sorted(hyper.items()))),
-                "recipe": arguments.text({name: known[name] for name in EXTRAS if name in known}),
+                "recipe": arguments.text(recipe),
                 "dataset": self.dataset,
                 "data_dir": asked.data_dir or (own_folder if Path(own_folder).is_dir() else ""),
                 "validation": str(validation),

@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 
 from fmnist.arguments import value_text
+from fmnist.recipe import EXTRAS
 from fmnist.statistics import spread
 from fmnist.tracking.models import load_model as load_model
 from fmnist.tracking.models import log_model as log_model
@@ -114,6 +115,7 @@ def log_tuned(result: dict[str, Any], text: str) -> None:
             figures |= {f"{name}/{split}_{key}": value for key, value in spreads.items()}
     mlflow.log_metrics({name: value for name, value in figures.items() if value is not None})
     best = {f"best.{name}": winner[name] for name in ("optimizer", "learning_rate", "batch_size", "augment")}
+    best |= {f"best.{name}": winner[name] for name in EXTRAS if winner[name] != EXTRAS[name].default}
     best |= {f"best.hyper.{name}": value_text(value) for name, value in winner["hyperparameters"].items()}
     mlflow.set_tags(best)
     mlflow.set_tag("best.command", winner["command"])

@@ -160,7 +160,7 @@ def check_same(study: optuna.Study, search: Search, splits: Splits) -> None:
 
 def plan_at(base: Plan, point: space.Point) -> Plan:
     """The plan of a training at a point of the space."""
-    recipe = {name: point[name] for name in NAMES if name in point}
+    recipe = {name: point[name] for name in NAMES if name in point and name not in base.hyperparameters}
     return dataclasses.replace(
         base,
         hyperparameters=base.model.at(point),
@@ -284,7 +284,7 @@ class _Attempt:
             finally:
                 self.fit_seconds = perf_counter() - start - telling
             figures = {
-                "accuracy": fitted.kept.validation_accuracy,
+                "accuracy": fitted.viewed.accuracy if fitted.viewed else fitted.kept.validation_accuracy,
                 "parameters": fitted.model.count_params(),
             }
             if "latency" in self.search.objectives:

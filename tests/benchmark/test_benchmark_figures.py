@@ -202,6 +202,9 @@ def test_a_width_multiplies_every_list_of_widths_and_nothing_else():
         "cnn64"
     ].scaled(0.25)
     assert models.MODELS["lenet"].scaled(2)["kernel"] == 5
+    assert models.MODELS["wrn"].scaled(2)["width"] == 8
+    for name in models.MODELS:
+        assert models.MODELS[name].scaled(1.0) == models.MODELS[name].hyperparameters("")
 
 
 def test_a_cell_whose_process_is_killed_is_failed_with_its_error_and_keeps_the_rounds_before(

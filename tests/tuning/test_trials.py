@@ -39,7 +39,9 @@ def quick_fit(monkeypatch):
             epochs.append(training.Epoch(number, 1.0, accuracy, 1.0, accuracy * number, 1.0, 1.0, False))
             on_epoch(epochs[-1])
         model = SimpleNamespace(count_params=lambda: 794 * width)
-        return training.Fitted(model, lambda images: images, tuple(epochs), epochs[-1], xla=False)
+        ends = (tuple(epochs), epochs[-1], False)
+        viewed = None if plan.recipe.views == "none" else SimpleNamespace(accuracy=2.0)
+        return training.Fitted(model, lambda images: images, *ends, lambda images: images, viewed)
 
     monkeypatch.setattr(training, "fit", fit)
 
@@ -66,6 +68,14 @@ def test_a_poor_trial_is_pruned_and_marked(handful, cpu, quick_fit):
         "pruned": counts[TrialState.PRUNED],
     }
     assert all(told["perf/around_seconds"] > 0 for told in recorder.after)
+
+
+def test_the_accuracy_of_a_trial_is_that_with_its_views(handful, cpu, quick_fit):
+    space = f"{QUICK['space']}, views=none|flip"
+    study, _ = worked("viewed", handful, trials=6, space=space, sampler="random", pruner="none")
+    values = {trial.params["views"]: trial.value for trial in studies.trials(study)}
+    assert values["flip"] == 2
+    assert values["none"] < 2
 
 
 def test_a_trial_that_fails_is_failed_with_its_error_and_the_others_go_on(handful, cpu, quick_fit, monkeypatch):
