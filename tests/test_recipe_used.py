@@ -143,7 +143,7 @@ def test_a_model_with_views_has_the_mean_of_the_logits_of_views_made_by_hand(cpu
     import keras
 
     model = small("mlp", "dense=8;activation=tanh")
-    logits = keras.Model(model.inputs, model.get_layer("logits").output)
+    logits = keras.Model(model.inputs[0], model.get_layer("logits").output)
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.float32)
     mirrored = images[:, :, ::-1]
     plain = [logits(each).numpy() for each in (images, mirrored)]

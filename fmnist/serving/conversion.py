@@ -20,10 +20,9 @@ def as_float32(model: "keras.Model") -> "keras.Model":
     def cloned(layer: "keras.Layer") -> "keras.Layer":
         if isinstance(layer, keras.Model):  # that looks at one view of an image
             return keras.models.clone_model(layer, clone_function=cloned)
-        own = (
-            {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
-        )  # the views are made by plain operations
-        return type(layer).from_config(layer.get_config() | own)
+        if not isinstance(layer, keras.Layer):  # an operation, which has no type of its own
+            return layer
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
     inner = [each for layer in model.layers for each in getattr(layer, "layers", [layer])]
     if all(layer.compute_dtype == "float32" for layer in inner):
