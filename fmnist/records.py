@@ -21,24 +21,22 @@ _PATCHES = _SHARED | {"model": "resnet", "hyper": "stem=white_patch;filters=16,3
 _AIRBENCH = _SHARED | {"model": "airbench"}
 _MORE = ";erase=0.4;crop=1"  # for trainings so long that a model would learn the images by heart
 
-# By target and kind of device. Those of a GPU have never been run on one.
+_BOTH = {
+    "90": _PATCHES | {"epochs": "1"},
+    "92": _AIRBENCH | {"hyper": "activation=relu", "epochs": "3"},
+    "93": _AIRBENCH | {"hyper": "activation=relu;filters=24,64,128", "epochs": "6"},
+    "94": _AIRBENCH
+    | {"hyper": "activation=relu;filters=24,64,128", "epochs": "10", "recipe": _RECIPE + ";erase=0.25"},
+}
+_WIDE = _AIRBENCH | {"hyper": "activation=relu;filters=32,96,192", "recipe": _RECIPE + _MORE}
+
+# By target and kind of device. None has ever been run on a GPU.
 RECORDS: dict[tuple[str, str], dict[str, str]] = {
-    ("90", "cpu"): _PATCHES | {"epochs": "1"},
-    ("92", "cpu"): _AIRBENCH | {"hyper": "activation=relu", "epochs": "3"},
-    ("93", "cpu"): _AIRBENCH | {"hyper": "activation=relu;filters=24,64,128", "epochs": "6"},
-    ("94", "cpu"): _AIRBENCH
-    | {"hyper": "activation=relu;filters=32,96,192", "epochs": "10", "recipe": _RECIPE + _MORE},
-    ("95", "cpu"): _AIRBENCH
-    | {"hyper": "activation=relu;filters=32,96,192", "epochs": "16", "recipe": _RECIPE + _MORE},
-    ("best", "cpu"): _AIRBENCH
-    | {"hyper": "activation=relu;filters=32,96,192", "epochs": "30", "recipe": _RECIPE + _MORE},
-    ("90", "gpu"): _AIRBENCH | {"hyper": "activation=relu", "epochs": "1"},
-    ("92", "gpu"): _AIRBENCH | {"hyper": "activation=relu", "epochs": "2"},
-    ("93", "gpu"): _AIRBENCH | {"hyper": "activation=relu;filters=16,48,96", "epochs": "3"},
-    ("94", "gpu"): _AIRBENCH | {"hyper": "activation=relu;filters=24,64,128", "epochs": "6"},
-    ("95", "gpu"): _AIRBENCH
-    | {"hyper": "activation=relu;filters=64,128,256", "epochs": "20", "recipe": _RECIPE + _MORE},
-    ("best", "gpu"): {
+    **{(target, device): texts for target, texts in _BOTH.items() for device in ("cpu", "gpu")},
+    ("95", "cpu"): _WIDE | {"epochs": "16"},
+    (BEST, "cpu"): _WIDE | {"epochs": "30"},
+    ("95", "gpu"): _WIDE | {"hyper": "activation=relu;filters=64,128,256", "epochs": "20"},
+    (BEST, "gpu"): {
         **{"model": "wrn", "hyper": "depth=40;width=4", "epochs": "200", "precision": "auto"},
         "recipe": "erase=0.5;cutmix=1;averaging=ema;average_decay=0.999;views=flip",
     },
