@@ -304,14 +304,14 @@ def test_repeats_are_nested_runs_under_one_that_says_how_far_they_spread(new_sto
 BREAKS_IN_THE_SECOND_SEED = """
 import runpy, os, signal
 from fmnist import training
-kept = training.train
+kept = training.fit
 
-def train(plan, *arguments, **more):
+def fit(plan, *arguments, **more):
     if plan.seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return kept(plan, *arguments, **more)
 
-training.train = train
+training.fit = fit
 runpy.run_module("entry_points.train", run_name="__main__")
 """
 
