@@ -43,12 +43,12 @@ def main(settings: type[Settings], job: Callable[[Settings], dict[str, Any]]) ->
         if len(received) == 1:  # mlflow run sends SIGTERM after a terminal's SIGINT: one is enough
             raise KeyboardInterrupt
 
-    for each in SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(each, interrupt)
     warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
     command = _command(settings)
     try:
+        for each in SIGNALS:  # only here, where what they raise is met
+            if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(each, interrupt)
         with command.make_context(command.name, sys.argv[1:]) as context:
             given = {name: text for name, text in context.params.items() if text is not None}
             pairs = dict(_pair(text) for text in given.pop("pairs"))

@@ -594,7 +594,7 @@ def wait_until_caught(number: int, process: subprocess.Popen[str]) -> None:
 
 def status_at_last(store: Store) -> str:
     """The status of the only run, once it is KILLED or has had its time to become so."""
-    for _ in range(100):
+    for _ in range(300):
         (run,) = store.client.search_runs([store.experiment])
         if run.info.status == "KILLED":
             time.sleep(2)  # the launcher may still write over it
