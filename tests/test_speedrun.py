@@ -138,11 +138,13 @@ def test_the_board_has_those_that_reached_their_target_before_those_that_missed_
         result = speedrun.outcome(record, [made_result(accuracy, seconds, 0)]) | {
             **{"goal": record.goal, "dataset": "mnist", "model": "mlp", "recipe": "sgd", "device": "cpu: A CPU"},
             **{"versions": {"keras": "3"}, "commit": "abc+", "date": "2026-01-01", "command": f"took {seconds}"},
+            "by_seed": [{"num_parameters": 1234}],
         }
         claims.append(Claimed(Run("", "", "", "", {}, {}, {}, ""), result))
     page = text_of(board(claims))
     assert page.index("took 8.0") < page.index("took 9.0") < page.index("took 1.0")
     assert "94 % of mnist" in page
+    assert "mlp, 1,234 parameters" in page
     assert "mlflow run . -e speedrun" in text_of(board([]))
 
 

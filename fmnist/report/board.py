@@ -20,8 +20,10 @@ def board(speedruns: Sequence[Claimed]) -> Element:
 
     rows: list[tuple[Child, ...]] = []
     for each in sorted(speedruns, key=place):
-        *others, commit, date, command = row(each.result)
-        rows.append((*others, code(commit), date, code(command)))
+        *figures, recipe, device, versions, commit, date, command = row(each.result)
+        named = f"{each.result['model']}, {each.result['by_seed'][0]['num_parameters']:,} parameters"
+        about = (_folded(named, recipe), device, _folded("versions", versions))
+        rows.append((*figures, *about, code(commit), date, code(command)))
     if not rows:
         found = [
             element("p", "No speedrun is in this report. To see how fast this machine is: ", code(COMMAND), ".")
@@ -35,3 +37,7 @@ def board(speedruns: Sequence[Claimed]) -> Element:
             ),
         ]
     return section("records", "How fast to a target?", *found)
+
+
+def _folded(summary: str, text: str) -> Element:
+    return element("details", element("summary", summary), text)
