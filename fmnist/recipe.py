@@ -48,6 +48,9 @@ class Recipe:
     """The step of biases, as a multiple; with `sgd` and `momentum`."""
     norm_rate: Rate = 1.0
     """The step of what a normalization learns, as a multiple; with `sgd` and `momentum`."""
+    norm_parts: Annotated[int, Range(1, 16)] = 1
+    """In so many parts of a batch, each by itself, normalizations take mean and variance (Hoffer et al. 2017,
+    https://arxiv.org/abs/1705.08741). On a CPU, the parts are worked on side by side."""
     label_smoothing: Fraction = 0.0
     """The share of a label that is given to all classes alike (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567)."""
     averaging: Averaging = "none"
@@ -123,6 +126,7 @@ EXTRA_SPACE: Space = {
     "weight_decay": Span(1e-6, 1e-1, log=True),
     "bias_rate": Span(1.0, 128.0, log=True),
     "norm_rate": Span(1.0, 128.0, log=True),
+    "norm_parts": Choice((1, 2, 4)),
     "label_smoothing": Span(0.0, 0.4),
     "averaging": Choice(("none", "ema", "lookahead")),
     "average_decay": Span(0.5, 0.9999),

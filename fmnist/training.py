@@ -232,8 +232,12 @@ def settle(plan: Plan, device: Device) -> Plan:
         plan = dataclasses.replace(plan, precision="bfloat16" if pays else "float32")
     if plan.trainer == "fit":
         return dataclasses.replace(plan, batch_parts=1)
-    parts = plan.batch_parts or batch_parts(device, plan.backend, plan.precision)
-    if parts > 1 and plan.model.looks_across_batch(plan.hyperparameters):
+    own = plan.recipe.norm_parts
+    apart = device.kind == "cpu" and plan.backend == "tensorflow" and own > 1
+    parts = plan.batch_parts or (own if apart else batch_parts(device, plan.backend, plan.precision))
+    if parts not in (1, own) and own > 1:
+        raise FmnistError(f"batch_parts: expected 1 or {own}, as norm_parts of the recipe; received {parts}")
+    if parts != own and parts > 1 and plan.model.looks_across_batch(plan.hyperparameters):
         if plan.batch_parts:
             raise whole_batches_only(plan.model.name)
         parts = 1

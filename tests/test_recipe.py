@@ -89,8 +89,10 @@ class Reference:
         recipe, old = self.recipe, self.weights
         targets = np.eye(3)[labels]
         targets = (1 - recipe.label_smoothing) * targets + recipe.label_smoothing / 3
-        mean, variance = features.mean(), features.var()
-        normal = (features - mean) / np.sqrt(variance + 1e-3)
+        size = -(-len(features) // recipe.norm_parts)
+        parts = [features[start : start + size] for start in range(0, len(features), size)]
+        stretch = np.concatenate([np.full((len(each), 1), np.sqrt(each.var() + 1e-3)) for each in parts])
+        normal = np.concatenate([each - each.mean() for each in parts]) / stretch
         hidden = old["gamma"] * normal + old["beta"]
         logits = hidden @ old["kernel"] + old["bias"]
         chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -103,8 +105,9 @@ class Reference:
             "bias": recipe.bias_rate * errors.sum(axis=0),
         }
         rate, new = self.rate(), dict(old)
-        new["moving_mean"] = 0.6 * old["moving_mean"] + 0.4 * mean
-        new["moving_variance"] = 0.6 * old["moving_variance"] + 0.4 * variance
+        for each in parts:
+            new["moving_mean"] = 0.6 * new["moving_mean"] + 0.4 * each.mean()
+            new["moving_variance"] = 0.6 * new["moving_variance"] + 0.4 * each.var()
         new["kernel"] = old["kernel"] * (1 - rate * recipe.weight_decay)
         self.done += 1
         for name, gradient in gradients.items():
@@ -167,6 +170,7 @@ ALL = {
     "weight_decay": 0.05,
     "bias_rate": 5.0,
     "norm_rate": 0.3,
+    "norm_parts": 2,
     "label_smoothing": 0.2,
     "averaging": "lookahead",
     "average_every": 2,
@@ -194,6 +198,7 @@ RECIPES = [
     {"optimizer": "momentum"},
     {"optimizer": "adam", "weight_decay": 0.1, "label_smoothing": 0.3},
     {"weight_decay": 0.1, "bias_rate": 3.0, "norm_rate": 7.0},
+    {"norm_parts": 3},
     {"averaging": "ema"},
     {"averaging": "ema", "average_every": 4, "average_decay": 0.1, "flip": "random"},
     {"averaging": "lookahead", "average_every": 2},

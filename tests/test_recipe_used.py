@@ -32,6 +32,7 @@ MORE = "schedule=cosine;warmup=0.1;weight_decay=1e-05;averaging=ema;crop=2;mixup
         ("label_smoothing=1", "recipe: label_smoothing: expected number from 0 to 0.95; received '1'"),
         ("erase=nan", "recipe: erase: expected number from 0 to 1; received 'nan'"),
         ("crop=1.5", "recipe: crop: expected whole number from 0 to 8; received '1.5'"),
+        ("norm_parts=0", "recipe: norm_parts: expected whole number from 1 to 16; received '0'"),
         ("average_every=0", "recipe: average_every: expected whole number from 1 to 1000; received '0'"),
         ("small_side", "recipe: small_side: expected whole number from 0 to 27; received ''"),
         ("bias_rate=2", "recipe: bias_rate: adam divides each step by its size; type -P optimizer=momentum"),
@@ -188,7 +189,7 @@ def test_fused_normalization_is_kerass_own(precision, tolerance, scale, cpu):
     import keras
     import tensorflow as tf
 
-    from fmnist.engine.normalization import fused
+    from fmnist.engine.operations import faster
 
     generator = np.random.default_rng(0)
     inputs = tf.constant(generator.normal(2, 3, (6, 5, 5, 4)), tf.float32)
@@ -210,7 +211,7 @@ def test_fused_normalization_is_kerass_own(precision, tolerance, scale, cpu):
             return outputs, model(inputs, training=False), gradients
 
         if within:
-            with fused(model):
+            with faster(model):
                 found = both()
             assert any(
                 "FusedBatchNormV3" in each.type for each in both.get_concrete_function().graph.get_operations()
@@ -223,6 +224,40 @@ def test_fused_normalization_is_kerass_own(precision, tolerance, scale, cpu):
     for own, other in zip(*results, strict=True):
         own, other = (np.asarray(tf.cast(each, tf.float32)) for each in (own, other))
         np.testing.assert_allclose(other, own, rtol=tolerance, atol=tolerance * np.abs(own).max())
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "count"), [(3, (3, 3), 32), (6, (3, 3), 12), (8, (1, 5), 7), (5, (5, 2), 16)]
+)
+def test_gradients_of_a_convolution_over_packed_images_are_kerass_own(side, kernel, count, cpu):
+    import keras
+    import tensorflow as tf
+
+    from fmnist.engine.operations import faster
+
+    generator = np.random.default_rng(0)
+    inputs = tf.constant(generator.normal(0, 1, (count, side, side, 4)), tf.bfloat16)
+    towards = tf.constant(generator.normal(0, 1, (count, side, side, 3)), tf.bfloat16)
+    pixels = keras.Input((side, side, 4))
+    layer = keras.layers.Conv2D(3, kernel, padding="same", activation="relu", dtype="mixed_bfloat16")
+    model = keras.Model(pixels, layer(pixels))
+    layer.bias.assign([0.1, -0.2, 0.3])
+
+    def found():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = model(inputs)
+            loss = tf.reduce_sum(tf.cast(outputs * towards, tf.float32))
+        return outputs, *tape.gradient(loss, [inputs, *(each.value for each in layer.trainable_variables)])
+
+    own = found()
+    with faster(model):
+        assert "call" in vars(layer)
+        others = found()
+    assert "call" not in vars(layer)
+    for each, other in zip(own, others, strict=True):
+        each, other = (np.asarray(tf.cast(value, tf.float32)) for value in (each, other))
+        np.testing.assert_allclose(other, each, rtol=0.02, atol=0.01 * np.abs(each).max())
 
 
 # From the first training to the server:

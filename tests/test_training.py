@@ -166,6 +166,16 @@ def test_a_model_that_looks_across_the_batch_is_never_trained_on_parts_of_it(acr
         training.fit(plan, handful, lambda _: None)
 
 
+def test_parts_that_are_normalized_apart_are_worked_on_side_by_side(across):
+    device = Device("cpu", "two threads", 2, False, {})
+    settings = {"model": "a", "recipe": "norm_parts=4"}
+    assert training.settle(training.plan(Train(**settings)), device).batch_parts == 4
+    assert training.settle(training.plan(Train(**settings, batch_parts=1)), device).batch_parts == 1
+    assert training.settle(training.plan(Train(**settings)), replace(device, kind="gpu")).batch_parts == 1
+    with pytest.raises(FmnistError, match=r"^batch_parts: expected 1 or 4, as norm_parts .* received 2$"):
+        training.settle(training.plan(Train(**settings, batch_parts=2)), device)
+
+
 def test_stock_fit_is_as_accurate_as_the_compiled_trainer_within_the_noise_of_seeds(official_files):
     splits = data.load("fashion-mnist", data_dir=str(official_files), validation=Validation(5000), seed=0)
     splits = replace(splits, train=Split(splits.train.images[:4000], splits.train.labels[:4000]))

@@ -115,6 +115,12 @@ def in_parts(
     return predict
 
 
+def cut(batch: Any, num_parts: int) -> list[Any]:
+    """An array in so many parts along its first axis, the last the smallest; fewer, where it is too short."""
+    size = -(-batch.shape[0] // num_parts)
+    return [batch[start : start + size] for start in range(0, batch.shape[0], size)]
+
+
 def _at_side(logits: keras.Model, side: int, name: str) -> keras.Model:
     """The model over images of another side, with the same layers.
 

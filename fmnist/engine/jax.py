@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist.engine.compiled import CompiledEngine
+from fmnist.engine.compiled import CompiledEngine, cut
 from fmnist.engine.schedule import average_share
 
 Values = list[Any]
@@ -146,7 +146,7 @@ class JaxEngine(CompiledEngine):
         (pixels, targets), random = self.changes.stateless_call([], random, pixels, labels, flipped)
 
         def loss_of(weights: Values) -> tuple[Any, tuple[Values, Any, Any]]:
-            answers, new_others = logits.stateless_call(weights, others, pixels[..., 0], training=True)
+            answers, new_others = self._answers(logits, weights, others, pixels[..., 0])
             chances = jax.nn.log_softmax(answers)
             if self.changes.soft:
                 losses = -(targets * chances).sum(axis=1)
@@ -160,6 +160,14 @@ class JaxEngine(CompiledEngine):
         if self.averaged:
             weights, others, held = self._averaged(weights, others, held, optimizer)
         return (weights, others, optimizer, random, held), loss, correct.astype(jnp.float32)
+
+    def _answers(self, logits: keras.Model, weights: Values, others: Values, pixels: Any) -> tuple[Any, Values]:
+        """Logits `(batch, classes)` in training, and the model's other variables after it."""
+        answers = []
+        for part in cut(pixels, self.recipe.norm_parts):
+            answer, others = logits.stateless_call(weights, others, part, training=True)
+            answers.append(answer)
+        return jnp.concatenate(answers), others
 
     def _averaged(self, weights: Values, others: Values, held: Values, optimizer: Values) -> tuple[Values, ...]:
         """The same after an update, where the mean of the weights is due with it."""

@@ -10,8 +10,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from fmnist.device import whole_batches_only
-from fmnist.engine.compiled import CompiledEngine
-from fmnist.engine.normalization import fused
+from fmnist.engine.compiled import CompiledEngine, cut
+from fmnist.engine.operations import faster
 from fmnist.engine.schedule import average_share
 
 
@@ -25,7 +25,7 @@ class TensorFlowEngine(CompiledEngine):
         self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.changes.augment
         self._epoch = self._compiled(self._images, self.logits)
         self._small_epoch = self._epoch
-        if self.batch_parts > 1 and self._looks_across_batch():
+        if self.batch_parts > 1 == self.recipe.norm_parts and self._looks_across_batch():
             raise whole_batches_only(self.model.name)
         # Keras sums gradients over replicas, of which there is one, by an operation that TensorFlow keeps, with
         # its graph and all that the graph holds, for as long as the process lives: 16 MB a training.
@@ -55,18 +55,19 @@ class TensorFlowEngine(CompiledEngine):
         epoch = self._small_epoch if small else self._epoch
         key = tf.constant(order.astype(np.int32))
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(self.count), key)  # XLA has no kernel for it
-        with fused(self.model):  # when it is traced, in the first call
+        with faster(self.model):  # when it is traced, in the first call
             loss, correct = epoch(shuffled, tf.constant(flipped))
         return float(loss.numpy()), float(correct.numpy())  # numpy() waits for the device
 
     def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         def probabilities(pixels: Any) -> Any:
-            return tf.concat([model(part, training=False) for part in self._parts(pixels)], axis=0)
+            parts = cut(pixels, self.batch_parts)
+            return tf.concat([model(part, training=False) for part in parts], axis=0)
 
         compiled = tf.function(probabilities, autograph=False)
 
         def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-            with fused(self.model):
+            with faster(self.model):
                 answers: NDArray[np.float32] = compiled(tf.constant(pixels)).numpy()
             return answers
 
@@ -90,17 +91,15 @@ class TensorFlowEngine(CompiledEngine):
             loss, correct = loss + batch_loss, correct + batch_correct
         return loss, correct
 
-    def _parts(self, batch: Any) -> list[Any]:
-        size = -(-batch.shape[0] // self.batch_parts)
-        return [batch[start : start + size] for start in range(0, batch.shape[0], size)]
-
     def _step(self, batch: Any, images: Any, logits: keras.Model, flipped: Any) -> tuple[Any, Any]:
         """One update; gives the summed loss and the number of right answers of the batch."""
-        parts = [self._gradients(part, batch.shape[0], images, logits, flipped) for part in self._parts(batch)]
-        gradients, losses, corrects = zip(*parts, strict=True)
+        num_parts = max(self.recipe.norm_parts, self.batch_parts)  # of which one is 1, or both are the same
+        parts = cut(batch, num_parts)
+        found = [self._gradients(part, batch.shape[0], images, logits, flipped) for part in parts]
+        gradients, losses, corrects = zip(*found, strict=True)
         # AddN of more than two begins with whichever buffer it may overwrite, so its last bits are left to chance;
         # and TensorFlow makes one AddN of a chain of additions, as of the losses over the batches.
-        add = tf.add_n if len(parts) <= 2 else lambda each: tf.reduce_sum(tf.stack(each), axis=0)
+        add = tf.add_n if num_parts <= 2 else lambda each: tf.reduce_sum(tf.stack(each), axis=0)
         summed = [add(each) for each in zip(*gradients, strict=True)]
         scaled = [each if rate == 1 else rate * each for each, rate in zip(summed, self.rates, strict=True)]
         self.optimizer.apply(scaled, self.model.trainable_variables)

@@ -1,0 +1,112 @@
+"""Layers of Keras by operations of TensorFlow that Keras doesn't use, and that are faster on a CPU.
+
+`-e benchmark -P models=resnet` shows an epoch of both trainers, of which `fit` has Keras's own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import gcd
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+PACKED = 16
+"""How many small images a row of a packed image has."""
+PACKED_SIDE = 8
+"""The side up to which images are small: longer rows keep a CPU's matrix unit busy by themselves."""
+
+
+@contextmanager
+def faster(model: keras.Model) -> Iterator[None]:
+    """Has layers of a model computed so, while this is open; what is traced keeps it."""
+    calls = [(layer, call) for layer in model.layers if (call := _call(layer))]
+    for layer, call in calls:
+        layer.call = partial(call, layer)
+    try:
+        yield
+    finally:
+        for layer, _ in calls:
+            del layer.call
+
+
+def _call(layer: keras.Layer) -> Callable[..., Any] | None:
+    """What to compute instead of a layer's own `call`, if there is something faster."""
+    if type(layer) is keras.layers.BatchNormalization:
+        # Keras 3.12 has no renorm.
+        known = layer.axis in (-1, 3) and len(layer.output.shape) == 4 and not getattr(layer, "renorm", False)
+        return _normalize if known else None
+    if type(layer) is not keras.layers.Conv2D or layer.compute_dtype != "bfloat16":
+        return None
+    known = (layer.padding, layer.groups, layer.data_format) == ("same", 1, "channels_last")
+    dense = set(layer.strides) == set(layer.dilation_rate) == {1}
+    return _convolve if known and dense and layer.output.shape[2] <= PACKED_SIDE else None
+
+
+def _normalize(
+    layer: keras.layers.BatchNormalization, inputs: Any, training: bool = False, mask: Any = None
+) -> Any:
+    """As `BatchNormalization.call`: inputs `(batch, height, width, channels)`, bfloat16 or float32."""
+    size = inputs.shape[-1]
+    scale = layer.gamma.value if layer.scale else tf.ones(size)
+    offset = layer.beta.value if layer.center else tf.zeros(size)
+    learns = training and layer.trainable
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros(0) if learns else layer.moving_mean.value,
+        variance=tf.zeros(0) if learns else layer.moving_variance.value,
+        epsilon=layer.epsilon,
+        is_training=learns,
+    )
+    if learns:
+        count = tf.cast(tf.size(inputs) // size, tf.float32)
+        variance *= (count - 1) / count  # TensorFlow's is of a sample, Keras's of all
+        for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    return outputs
+
+
+def _convolve(layer: keras.layers.Conv2D, inputs: Any) -> Any:
+    """As `Conv2D.call`: inputs `(batch, height, width, channels)`, bfloat16."""
+    outputs = _convolution(inputs, layer.kernel.value)
+    if layer.use_bias:
+        outputs = tf.nn.bias_add(outputs, layer.bias.value)
+    return layer.activation(outputs) if layer.activation else outputs
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no type for it
+def _convolution(images: Any, kernel: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
+    """Of stride 1, padded to the same side; the kernel's gradient is that over packed images.
+
+    oneDNN sums that gradient row by row. Where it does so in AMX's tiles of 32 numbers, a row of 3 pixels takes as
+    long as one of 32.
+    """
+    same = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+
+    def gradient(upstream: Any) -> tuple[Any, Any]:
+        gap = kernel.shape[1] // 2
+        of_images = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(images), filter=kernel, out_backprop=upstream, **same
+        )
+        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=_packed(images, gap), filter_sizes=kernel.shape, out_backprop=_packed(upstream, gap), **same
+        )
+        return of_images, of_kernel
+
+    return tf.raw_ops.Conv2D(input=images, filter=kernel, **same), gradient
+
+
+def _packed(images: Any, gap: int) -> Any:
+    """Images `(batch, height, width, channels)` side by side in wider ones, each with a gap of zeros after it."""
+    count, height, width, channels = images.shape
+    per_row = gcd(count, PACKED)
+    wide = tf.reshape(
+        tf.pad(images, [[0, 0], [0, 0], [0, gap], [0, 0]]),
+        (count // per_row, per_row, height, (width + gap) * channels),
+    )
+    return tf.reshape(
+        tf.transpose(wide, (0, 2, 1, 3)), (count // per_row, height, per_row * (width + gap), channels)
+    )
