@@ -19,7 +19,8 @@ Flip = Annotated[str, ("none", "random", "alternating")]
 Views = Annotated[str, ("none", "flip", "flip_shift")]
 Rate = Annotated[float, Range(0, 1000)]
 GRADIENT_DESCENT = ("sgd", "momentum")
-RATES = ("bias_rate", "norm_rate")  # which they alone can have
+# Which optimizers alone can have a field.
+ONLY = {"bias_rate": GRADIENT_DESCENT, "norm_rate": GRADIENT_DESCENT, "muon": ("momentum",)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Recipe:
     """The step of biases, as a multiple; with `sgd` and `momentum`."""
     norm_rate: Rate = 1.0
     """The step of what a normalization learns, as a multiple; with `sgd` and `momentum`."""
+    muon: Annotated[float, Range(0, 1)] = 0.0
+    """The step of kernels of convolutions, which are then of one size and go along the orthogonalized momentum
+    (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/); the schedule is that of the other step.
+    0: they go as all others do."""
     norm_parts: Annotated[int, Range(1, 16)] = 1
     """In so many parts of a batch, each by itself, normalizations take mean and variance (Hoffer et al. 2017,
     https://arxiv.org/abs/1705.08741). On a CPU, the parts are worked on side by side."""
@@ -126,6 +131,7 @@ EXTRA_SPACE: Space = {
     "weight_decay": Span(1e-6, 1e-1, log=True),
     "bias_rate": Span(1.0, 128.0, log=True),
     "norm_rate": Span(1.0, 128.0, log=True),
+    "muon": Span(1e-3, 0.3, log=True),
     "norm_parts": Choice((1, 2, 4)),
     "label_smoothing": Span(0.0, 0.4),
     "averaging": Choice(("none", "ema", "lookahead")),
@@ -166,11 +172,11 @@ def resolve(recipe: Recipe, text: str = "", **given: Any) -> Recipe:
     extras = arguments.parse(text, annotations, where="recipe", whose="part of a recipe")
     named = extras | {name: value for name, value in given.items() if value is not None}
     found = dataclasses.replace(recipe, **named)
-    if found.optimizer in GRADIENT_DESCENT:
-        return found
-    if refused := [name for name in RATES if extras.get(name, 1) != 1]:
+    off: dict[str, Any] = {
+        name: EXTRAS[name].default for name, optimizers in ONLY.items() if found.optimizer not in optimizers
+    }
+    if refused := [name for name, value in off.items() if extras.get(name, value) != value]:
         raise FmnistError(
-            f"recipe: {', '.join(refused)}: {found.optimizer} divides each step by its size; type "
-            "-P optimizer=momentum, or leave it out"
+            f"recipe: {', '.join(refused)}: not with {found.optimizer}; type -P optimizer=momentum or leave it out"
         )
-    return dataclasses.replace(found, bias_rate=1.0, norm_rate=1.0)
+    return dataclasses.replace(found, **off)

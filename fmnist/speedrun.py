@@ -83,7 +83,10 @@ def choose(settings: Speedrun, device: str, *, backend: str | None = None) -> Ch
     """
     record = records.find(settings.target, device)
     shared = {name: getattr(settings, name) for name in ("dataset", "data_dir", "device", "seed")}
-    own = parse(Train, {**record.texts, **{name: str(value) for name, value in shared.items()}})
+    texts = {**record.texts, **{name: str(value) for name, value in shared.items()}}
+    if settings.dataset != Speedrun.dataset:
+        texts.pop("validation", None)  # a record's is for as many images as its dataset has
+    own = parse(Train, texts)
     if own.backend != (backend or own.backend):
         raise FmnistError(
             f"device={settings.device}: a driver is there, but {backend} sees no GPU; type -P device={device}"

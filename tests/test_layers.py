@@ -33,6 +33,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"plots.data", "plots.benchmark"},
     {"plots.training", "plots.evaluation", "plots.answers"},
     {"engine.photo", "engine.result"},
+    {"engine.muon"},
     {"engine.randomness", "engine.schedule", "engine.operations"},
     {"engine.changes"},
     {"engine.compiled", "engine.fit"},
@@ -109,7 +110,10 @@ HOMES = {
     "torch": {"engine", "engine.torch", "device"},
     "keras": {
         "engine",
-        *(f"engine.{name}" for name in ("compiled", "tensorflow", "jax", "operations", "changes", "schedule")),
+        *(
+            f"engine.{name}"
+            for name in ("compiled", "tensorflow", "jax", "operations", "changes", "schedule", "muon")
+        ),
         "engine.fit",
         "engine.torch",
         "engine.together",

@@ -249,6 +249,35 @@ def check(named):
             np.testing.assert_allclose(weights, reference.kept[name], rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 2, 2, 6)], ids=["tall", "wide"])
+def test_kernels_of_convolutions_go_along_their_orthogonalized_momentum_and_keep_their_norm(shape):
+    import keras
+    from keras import ops
+
+    from fmnist.engine import schedule
+
+    recipe = Recipe("momentum", 0.5, 8, 1, schedule="one_cycle", momentum=0.8, muon=0.02)
+    generator = np.random.default_rng(0)
+    kernel, bias = (keras.Variable(each, dtype="float32") for each in (generator.normal(size=shape), np.ones(3)))
+    optimizer = schedule.optimizer(recipe, 4, "float32")
+    optimizer.build([kernel, bias])
+    held, velocity, plain, plain_velocity = kernel.numpy().reshape(-1, shape[-1]), 0.0, np.ones(3), 0.0
+    for update in range(4):
+        gradient, other = generator.normal(size=shape), generator.normal(size=3)
+        optimizer.apply([ops.cast(each, "float32") for each in (gradient, other)], [kernel, bias])
+        share = 1 - (update + 0.5) / 4
+        velocity = 0.8 * velocity + gradient.reshape(held.shape)
+        left, values, right = np.linalg.svd(gradient.reshape(held.shape) + 0.8 * velocity, full_matrices=False)
+        values /= np.linalg.norm(values)
+        for _ in range(3):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        held = held * np.sqrt(shape[-1]) / np.linalg.norm(held) - 0.02 * share * left @ np.diag(values) @ right
+        plain_velocity = 0.8 * plain_velocity - 0.5 * share * other
+        plain = plain + 0.8 * plain_velocity - 0.5 * share * other
+        np.testing.assert_allclose(kernel.numpy().reshape(held.shape), held, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(bias.numpy(), plain, rtol=1e-5)
+
+
 # What becomes of images and labels:
 
 
@@ -408,7 +437,7 @@ def plan_of(**settings):
 
 
 TRAININGS = {
-    "airbench": {"hyper": "filters=2", "recipe": "average_every=2"},
+    "airbench": {"hyper": "filters=2", "recipe": "average_every=2;muon=0.05;norm_parts=2"},
     "resnet": {
         "hyper": "filters=2,3;blocks=0,1",
         "recipe": "schedule=cosine;averaging=ema;small_side=14;weight_decay=0.01;views=flip_shift",

@@ -35,7 +35,8 @@ MORE = "schedule=cosine;warmup=0.1;weight_decay=1e-05;averaging=ema;crop=2;mixup
         ("norm_parts=0", "recipe: norm_parts: expected whole number from 1 to 16; received '0'"),
         ("average_every=0", "recipe: average_every: expected whole number from 1 to 1000; received '0'"),
         ("small_side", "recipe: small_side: expected whole number from 0 to 27; received ''"),
-        ("bias_rate=2", "recipe: bias_rate: adam divides each step by its size; type -P optimizer=momentum"),
+        ("bias_rate=2", "recipe: bias_rate: not with adam; type -P optimizer=momentum or leave it out"),
+        ("muon=0.1", "recipe: muon: not with adam; type -P optimizer=momentum or leave it out"),
         ("epochs=3", "unknown part of a recipe 'epochs'"),
     ],
 )

@@ -480,7 +480,7 @@ def test_a_refused_parameter_leaves_a_failed_run_and_one_line(new_store, paramet
             ["--recipe", "smoothing=0.1"],
             "error: unknown part of a recipe 'smoothing'. Did you mean 'label_smoothing'?",
         ),
-        (["--recipe", "norm_rate=2"], "error: recipe: norm_rate: adam divides each step by its size; type"),
+        (["--recipe", "norm_rate=2"], "error: recipe: norm_rate: not with adam; type"),
         (
             ["--dataset", "synthetic", "--trainer", "fit", "--recipe", "crop=2;momentum=0.8"],
             "error: trainer=fit: stock Keras doesn't do crop of the recipe; type -P trainer=compiled",

@@ -108,7 +108,8 @@ def _made(make: Callable[..., Any], model: "keras.Model", *, recipe: Recipe, **r
     from fmnist.engine import schedule
 
     num_updates = recipe.epochs * -(-len(rest["labels"]) // recipe.batch_size)
-    return make(model, optimizer=schedule.optimizer(recipe, num_updates), recipe=recipe, **rest)
+    dtype = "bfloat16" if any(each.compute_dtype == "bfloat16" for each in model.layers) else "float32"
+    return make(model, optimizer=schedule.optimizer(recipe, num_updates, dtype), recipe=recipe, **rest)
 
 
 def warm_up(engine: Engine, recipe: Recipe) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmnist.engine.muon import Muon
 from fmnist.recipe import GRADIENT_DESCENT, Recipe
 
 
@@ -31,10 +32,13 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         )  # Keras asks when it saves optimizers
 
 
-def optimizer(recipe: Recipe, num_updates: int) -> keras.optimizers.Optimizer:
-    """A fresh Keras optimizer for a training of so many updates."""
+def optimizer(recipe: Recipe, num_updates: int, dtype: str) -> keras.optimizers.Optimizer:
+    """A fresh Keras optimizer for a training of so many updates, of a model whose layers compute in a dtype."""
     rate = recipe.learning_rate if recipe.schedule == "constant" else Schedule(recipe, num_updates)
     more = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
+    if recipe.muon:
+        share = recipe.muon / recipe.learning_rate
+        return Muon(rate, kernel_rate=share, dtype=dtype, momentum=recipe.momentum, **more)
     if recipe.optimizer == "momentum":
         return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, **more)
     made = {
