@@ -70,7 +70,8 @@ def both(**settings: object) -> subprocess.CompletedProcess[str]:
 
 EVERYTHING = (
     "schedule=one_cycle;warmup=0.2;weight_decay=0.001;norm_rate=8;label_smoothing=0.1;averaging=lookahead;"
-    "average_every=2;flip=alternating;crop=2;erase=0.5;mixup=0.4;cutmix=1;small_side=14;views=flip"
+    "average_every=2;flip=alternating;crop=2;erase=0.5;mixup=0.4;cutmix=1;small_side=14;views=flip;"
+    "muon=0.02;norm_parts=2"
 )
 
 

@@ -25,7 +25,7 @@ class TensorFlowEngine(CompiledEngine):
         self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.changes.augment
         self._epoch = self._compiled(self._images, self.logits)
         self._small_epoch = self._epoch
-        if self.batch_parts > 1 == self.recipe.norm_parts and self._looks_across_batch():
+        if self.batch_parts > 1 and self.recipe.norm_parts == 1 and self._looks_across_batch():
             raise whole_batches_only(self.model.name)
         # Keras sums gradients over replicas, of which there is one, by an operation that TensorFlow keeps, with
         # its graph and all that the graph holds, for as long as the process lives: 16 MB a training.
