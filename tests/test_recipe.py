@@ -437,7 +437,7 @@ def plan_of(**settings):
 
 
 TRAININGS = {
-    "airbench": {"hyper": "filters=2", "recipe": "average_every=2;muon=0.05;norm_parts=2"},
+    "airbench": {"hyper": "filters=2", "recipe": "average_every=2;norm_parts=2"},
     "resnet": {
         "hyper": "filters=2,3;blocks=0,1",
         "recipe": "schedule=cosine;averaging=ema;small_side=14;weight_decay=0.01;views=flip_shift",
