@@ -1,4 +1,4 @@
-"""Layers of Keras by operations of TensorFlow that Keras doesn't use, and that are faster on a CPU.
+"""Layers of Keras by operations of TensorFlow that Keras doesn't use, and that are faster.
 
 `-e benchmark -P models=resnet` shows an epoch of both trainers, of which `fit` has Keras's own.
 """
@@ -41,7 +41,8 @@ def _call(layer: keras.Layer) -> Callable[..., Any] | None:
         return None
     known = (layer.padding, layer.groups, layer.data_format) == ("same", 1, "channels_last")
     dense = set(layer.strides) == set(layer.dilation_rate) == {1}
-    return _convolve if known and dense and layer.output.shape[2] <= PACKED_SIDE else None
+    on_cpu = not tf.config.get_visible_devices("GPU")  # whose libraries have no such rows
+    return _convolve if known and dense and on_cpu and layer.output.shape[2] <= PACKED_SIDE else None
 
 
 def _normalize(
