@@ -439,11 +439,18 @@ HEAD_SCALE = 1 / 9  # of the features before the last layer, as in airbench
         "learning_rate": Span(0.1, 3.0, log=True),
         "batch_size": Choice((128, 256, 512, 1024)),
         "filters": Span(8, 64, log=True),
+        "depth": Choice((2, 3)),
         "activation": ACTIVATIONS,
     },
 )
-def airbench(*, filters: Widths = (16, 32, 64), activation: Activation = "gelu") -> Layers:
-    """airbench94's layout at 28x28: frozen 2x2 whitening, then groups of two convolutions each.
+def airbench(
+    *,
+    filters: Widths = (16, 32, 64),
+    depth: Annotated[int, Range(2, 3)] = 2,
+    activation: Activation = "gelu",
+) -> Layers:
+    """airbench94's layout at 28x28: frozen 2x2 whitening, then groups of two convolutions each. A `depth` of 3
+    gives airbench96's groups of three, the last two in a residual branch.
 
     Scales of norms are frozen, convolutions begin as the identity.
 
@@ -455,8 +462,12 @@ def airbench(*, filters: Widths = (16, 32, 64), activation: Activation = "gelu")
     hidden.append(layers.Activation(activation))
     for index, width in enumerate(filters):  # 27 -> 13 -> 6 -> 3
         hidden += [_convolution(width, name=f"dirac_{index}a"), layers.MaxPooling2D(2), _norm()]
-        hidden += [layers.Activation(activation), _convolution(width, name=f"dirac_{index}b"), _norm()]
         hidden.append(layers.Activation(activation))
+        others: Layers = [_convolution(width, name=f"dirac_{index}b"), _norm()]
+        if depth == 3:
+            others += [layers.Activation(activation), _convolution(width, name=f"dirac_{index}c"), _norm()]
+            others = [Residual(others)]
+        hidden += [*others, layers.Activation(activation)]
     return [*hidden, layers.GlobalMaxPooling2D(), layers.Rescaling(HEAD_SCALE)]
 
 

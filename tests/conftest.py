@@ -42,6 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("FMNIST_DATA_DIR", raising=False)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
         patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # four processes more, for judges
+        patch.setenv("MLFLOW_WORKERS", "1")  # of a server, in place of 4, each of which imports all of MLflow
         # One seed's training compiles to what another's does: half of the time of these tests.
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("jax")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -39,6 +39,24 @@ def test_a_model_has_the_parameters_of_its_layers_and_gives_probabilities_of_raw
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+def test_airbenchs_third_convolutions_are_in_branches_that_add_to_what_they_are_given(cpu):
+    import keras
+
+    values = MODELS["airbench"].hyperparameters("depth=3;activation=relu")
+    model = MODELS["airbench"].build(values, precision="float32", seed=0)
+    assert model.count_params() == PARAMETERS["airbench"] + sum(9 * width**2 + 3 * width for width in (16, 32, 64))
+    for index, add in enumerate(layer for layer in model.layers if isinstance(layer, keras.layers.Add)):
+        third = model.get_layer(f"dirac_{index}c")
+        third.set_weights([np.zeros_like(third.kernel)])
+        branch, given = add.input
+        inner = keras.Model(model.input, [add.output, given])
+        added, passed = inner(np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.float32))
+        np.testing.assert_array_equal(added, passed)
+        assert branch.shape == given.shape
+        assert np.any(passed)
+    assert index == 2
+
+
 def test_the_seed_decides_the_weights(cpu):
     builds = [
         MODELS["lenet"].build(MODELS["lenet"].hyperparameters(""), precision="float32", seed=s) for s in (1, 1, 2)

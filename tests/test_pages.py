@@ -40,6 +40,8 @@ COMMANDS = {
     ),
 }
 
+RECORDED = ("90", "93-missed")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -84,6 +86,9 @@ def made(tmp_path_factory, port) -> Made:
         assert done.returncode == 0, done.stderr
         results[key] = json.loads(done.stdout.splitlines()[-1])
         said[key] = done.stderr.splitlines()[-3:]
+    for target in RECORDED:
+        bundle = ROOT / "mlruns_template" / "reference_runs" / f"speedrun-{target}-cpu.zip"
+        assert run_here(folder, "import", {"bundle": bundle}, environment).returncode == 0
     return Made(folder, uri, environment, results, said)
 
 
@@ -275,6 +280,19 @@ def test_a_benchmark_is_compared_by_cell(made, look):
     (cell,) = made.runs("benchmark", "params.model = 'mlp' and tags.entry_point = 'cell'")
     sees(page, "Training", "epoch_seconds_median", "images_per_second", cell.info.run_name)
     sees(page, two_digits(cell, "epoch_seconds_median"), two_digits(cell, "images_per_second"))
+
+
+def test_records_are_compared_by_target_also_those_that_missed(made, look):
+    runs = made.runs("speedrun", "tags.entry_point = 'speedrun'")
+    assert {run.data.params["target"] for run in runs} == {"90", "93"}
+    page = look(view_path(made, "speedrun", "records", charts=False))
+    sees(page, "target", "speed.verdict", "test_accuracy/mean", "seconds/mean", "reached", "missed")
+    for run in runs:
+        sees(page, run.info.run_name, run.data.tags["commit"], f"{run.data.metrics['test_accuracy/mean']:.6g}")
+    page = look(view_path(made, "speedrun", "records"))
+    sees(page, "What accuracy takes", "seconds/mean vs. test_accuracy/mean")
+    for run in runs:
+        sees(page, run.info.run_name, two_digits(run, "seconds/mean"), two_digits(run, "test_accuracy/mean"))
 
 
 def test_an_experiment_begins_with_links_to_its_views(made, look):

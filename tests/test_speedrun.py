@@ -156,7 +156,7 @@ def ran(new_store):
     """A store with a speedrun of two seeds, and its result."""
     store = new_store()
     done = store.mlflow_run(
-        "speedrun", target=92, dataset="synthetic", seeds=2, seed=3, device="cpu", price_per_hour=3600
+        "speedrun", target=90, dataset="synthetic", seeds=2, seed=3, device="cpu", price_per_hour=3600
     )
     assert done.returncode == 0, done.stderr
     return store, json.loads(done.stdout.splitlines()[-1])
@@ -165,7 +165,7 @@ def ran(new_store):
 def test_each_seed_is_a_training_with_what_it_took(ran):
     store, result = ran
     seeds = store.client.search_runs([store.experiment], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
-    assert {run.info.run_name for run in seeds} == {f"speedrun 92 % · cpu · seed {seed}" for seed in (3, 4)}
+    assert {run.info.run_name for run in seeds} == {f"speedrun 90 % · cpu · seed {seed}" for seed in (3, 4)}
     for run in seeds:
         metrics = run.data.metrics
         epochs = [each.value for each in store.client.get_metric_history(run.info.run_id, "perf/epoch_seconds")]
@@ -192,13 +192,13 @@ def test_the_figures_above_the_seeds_are_those_of_the_seeds(ran):
         for key, value in {"mean": fmean(values), "std": stdev(values), "min": min(values)}.items():
             assert result[name][key] == pytest.approx(value)
             assert parent.data.metrics[f"{name}/{key}"] == pytest.approx(value)
-    assert result["reached"] == (result["test_accuracy"]["mean"] >= 0.92)
-    assert parent.info.run_name == "speedrun 92 % · cpu · 2 seeds"
+    assert result["reached"] == (result["test_accuracy"]["mean"] >= 0.9)
+    assert parent.info.run_name == "speedrun 90 % · cpu · 2 seeds"
     assert parent.data.tags["mlflow.note.content"].startswith(result["verdict"])
     assert {"commit", "device.name", "version.keras", "machine.cpu"} <= set(parent.data.tags)
     assert {"record.md", "speedrun.json", "record.json"} <= store.artifacts(result["run_id"])
     line = (store.folder / "artifacts" / result["run_id"] / "artifacts" / "record.md").read_text().splitlines()[-1]
-    for word in ("92 % of synthetic", "keras 3", "n=2", result["commit"], result["date"], result["command"]):
+    for word in ("90 % of synthetic", "keras 3", "n=2", result["commit"], result["date"], result["command"]):
         assert word in line
 
 
@@ -223,7 +223,7 @@ def test_a_seed_of_a_speedrun_can_be_reproduced(ran):
     (run, _) = store.client.search_runs([store.experiment], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
     with tracked_in(store):
         again = reproduction.find(run.info.run_id).settings(Reproduce(run=run.info.run_id))
-    chosen = speedrun.choose(Speedrun(target="92", dataset="synthetic"), "cpu").settings
+    chosen = speedrun.choose(Speedrun(target="90", dataset="synthetic"), "cpu").settings
     assert training.plan(again).recipe == training.plan(chosen).recipe
     assert again.validation == chosen.validation
 
@@ -237,7 +237,7 @@ def test_a_speedrun_that_is_broken_off_is_killed_with_its_seed(new_store, cpu, m
     monkeypatch.setattr(training, "train", interrupt)
     store = new_store()
     with tracked_in(store), pytest.raises(KeyboardInterrupt):
-        run(Speedrun(target="92", dataset="synthetic", device="cpu"))
+        run(Speedrun(target="90", dataset="synthetic", device="cpu"))
     assert [each.info.status for each in store.client.search_runs([store.experiment])] == ["KILLED", "KILLED"]
 
 
