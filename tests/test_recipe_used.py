@@ -228,7 +228,8 @@ def test_fused_normalization_is_kerass_own(precision, tolerance, scale, cpu):
 
 
 @pytest.mark.parametrize(
-    ("side", "kernel", "count"), [(3, (3, 3), 32), (6, (3, 3), 12), (8, (1, 5), 7), (5, (5, 2), 16)]
+    ("side", "kernel", "count"),
+    [(3, (3, 3), 32), (6, (3, 3), 12), (8, (1, 5), 7), (5, (5, 2), 16), (13, (3, 3), 4)],
 )
 def test_gradients_of_a_convolution_over_packed_images_are_kerass_own(side, kernel, count, cpu):
     import keras
@@ -320,3 +321,51 @@ def test_a_version_with_views_can_be_begun_with(store, first):
     for layer in after.layers:
         if hasattr(layer, "kernel"):
             np.testing.assert_allclose(layer.kernel, one_view.get_layer(layer.name).kernel, atol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("mixed_bfloat16", 0.02)])
+def test_the_gradient_of_means_of_rectangles_is_kerass_own(precision, tolerance, cpu):
+    import keras
+    import tensorflow as tf
+
+    from fmnist.engine.operations import faster
+
+    generator = np.random.default_rng(0)
+    inputs = tf.constant(generator.normal(0, 1, (3, 6, 4, 5)), tf.float32)
+    towards = tf.constant(generator.normal(0, 1, (3, 2, 2, 5)), tf.float32)
+    pixels = keras.Input((6, 4, 5))
+    layer = keras.layers.AveragePooling2D((3, 2), dtype=precision)
+    model = keras.Model(pixels, layer(pixels))
+
+    def found():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = tf.cast(model(inputs), tf.float32)
+            loss = tf.reduce_sum(outputs * towards)
+        return outputs, tape.gradient(loss, inputs)
+
+    own = found()
+    with faster(model):
+        assert "call" in vars(layer)
+        others = found()
+    for each, other in zip(own, others, strict=True):
+        np.testing.assert_allclose(other, each, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [
+        (5, {"pool_size": 2}),
+        (6, {"pool_size": 3, "strides": 1}),
+        (6, {"pool_size": 3, "padding": "same", "strides": 2}),
+    ],
+)
+def test_means_of_other_rectangles_are_left_to_keras(side, options, cpu):
+    import keras
+
+    from fmnist.engine.operations import faster
+
+    pixels = keras.Input((side, side, 2))
+    layer = keras.layers.AveragePooling2D(**options)
+    with faster(keras.Model(pixels, layer(pixels))):
+        assert "call" not in vars(layer)

@@ -12,10 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-PACKED = 16
-"""How many small images a row of a packed image has."""
-PACKED_SIDE = 8
-"""The side up to which images are small: longer rows keep a CPU's matrix unit busy by themselves."""
+TILE = 32
+"""So many numbers of bfloat16 a row of AMX's tiles takes at once, which rows of packed images fill."""
 
 
 @contextmanager
@@ -37,12 +35,17 @@ def _call(layer: keras.Layer) -> Callable[..., Any] | None:
         # Keras 3.12 has no renorm.
         known = layer.axis in (-1, 3) and len(layer.output.shape) == 4 and not getattr(layer, "renorm", False)
         return _normalize if known else None
+    if tf.config.get_visible_devices("GPU"):  # where none of this was measured
+        return None
+    if type(layer) is keras.layers.AveragePooling2D:
+        apart = (layer.strides, layer.data_format) == (layer.pool_size, "channels_last")
+        whole = not any(side % size for side, size in zip(layer.input.shape[1:3], layer.pool_size, strict=True))
+        return _average if apart and whole else None
     if type(layer) is not keras.layers.Conv2D or layer.compute_dtype != "bfloat16":
         return None
     known = (layer.padding, layer.groups, layer.data_format) == ("same", 1, "channels_last")
     dense = set(layer.strides) == set(layer.dilation_rate) == {1}
-    on_cpu = not tf.config.get_visible_devices("GPU")  # whose libraries have no such rows
-    return _convolve if known and dense and on_cpu and layer.output.shape[2] <= PACKED_SIDE else None
+    return _convolve if known and dense and layer.output.shape[2] < TILE // 2 else None
 
 
 def _normalize(
@@ -68,6 +71,26 @@ def _normalize(
         for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
     return outputs
+
+
+def _average(layer: keras.layers.AveragePooling2D, inputs: Any) -> Any:
+    """As `AveragePooling2D.call`, of rectangles side by side: inputs `(batch, height, width, channels)`.
+
+    oneDNN's gradient of few channels takes twice as long as copies do.
+    """
+    rows, columns = layer.pool_size
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no type for it
+    def average(images: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def gradient(upstream: Any) -> Any:
+            count, height, width, channels = upstream.shape
+            share = upstream / (rows * columns)
+            lines = tf.reshape(tf.stack([share] * columns, axis=3), (count, height, columns * width * channels))
+            return tf.reshape(tf.stack([lines] * rows, axis=2), images.shape)
+
+        return tf.nn.avg_pool2d(images, layer.pool_size, layer.strides, "VALID"), gradient
+
+    return average(inputs)
 
 
 def _convolve(layer: keras.layers.Conv2D, inputs: Any) -> Any:
@@ -103,11 +126,6 @@ def _convolution(images: Any, kernel: Any) -> tuple[Any, Callable[[Any], tuple[A
 def _packed(images: Any, gap: int) -> Any:
     """Images `(batch, height, width, channels)` side by side in wider ones, each with a gap of zeros after it."""
     count, height, width, channels = images.shape
-    per_row = gcd(count, PACKED)
-    wide = tf.reshape(
-        tf.pad(images, [[0, 0], [0, 0], [0, gap], [0, 0]]),
-        (count // per_row, per_row, height, (width + gap) * channels),
-    )
-    return tf.reshape(
-        tf.transpose(wide, (0, 2, 1, 3)), (count // per_row, height, per_row * (width + gap), channels)
-    )
+    per_row = gcd(count, max(TILE // (width + gap), 1))
+    zeros = tf.zeros((count // per_row, height, gap, channels), images.dtype)
+    return tf.concat([part for each in tf.split(images, per_row) for part in (each, zeros)], axis=2)
