@@ -333,6 +333,8 @@ def test_training_again_and_again_leaves_no_graph_behind(cpu, handful):
     for optimizer in ("sgd", "adam"):
         plan = training.plan(Train(model="lenet", epochs=1, optimizer=optimizer, recipe=RECIPE))
         training.fit(plan, handful, lambda _: None)
+    small = Train(model="airbench", hyper="filters=2", precision="bfloat16", epochs=1, batch_size=35)
+    training.fit(training.plan(small), handful, lambda _: None)
     assert num_graphs() == before
 
 

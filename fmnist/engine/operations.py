@@ -35,17 +35,12 @@ def _call(layer: keras.Layer) -> Callable[..., Any] | None:
         # Keras 3.12 has no renorm.
         known = layer.axis in (-1, 3) and len(layer.output.shape) == 4 and not getattr(layer, "renorm", False)
         return _normalize if known else None
-    if tf.config.get_visible_devices("GPU"):  # where none of this was measured
-        return None
-    if type(layer) is keras.layers.AveragePooling2D:
-        apart = (layer.strides, layer.data_format) == (layer.pool_size, "channels_last")
-        whole = not any(side % size for side, size in zip(layer.input.shape[1:3], layer.pool_size, strict=True))
-        return _average if apart and whole else None
     if type(layer) is not keras.layers.Conv2D or layer.compute_dtype != "bfloat16":
         return None
     known = (layer.padding, layer.groups, layer.data_format) == ("same", 1, "channels_last")
     dense = set(layer.strides) == set(layer.dilation_rate) == {1}
-    return _convolve if known and dense and layer.output.shape[2] < TILE // 2 else None
+    on_cpu = not tf.config.get_visible_devices("GPU")  # whose libraries have no such rows
+    return _convolve if known and dense and on_cpu and layer.output.shape[2] < TILE // 2 else None
 
 
 def _normalize(
@@ -73,59 +68,22 @@ def _normalize(
     return outputs
 
 
-def _average(layer: keras.layers.AveragePooling2D, inputs: Any) -> Any:
-    """As `AveragePooling2D.call`, of rectangles side by side: inputs `(batch, height, width, channels)`.
-
-    oneDNN's gradient of few channels takes twice as long as copies do.
-    """
-    rows, columns = layer.pool_size
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no type for it
-    def average(images: Any) -> tuple[Any, Callable[[Any], Any]]:
-        def gradient(upstream: Any) -> Any:
-            count, height, width, channels = upstream.shape
-            share = upstream / (rows * columns)
-            lines = tf.reshape(tf.stack([share] * columns, axis=3), (count, height, columns * width * channels))
-            return tf.reshape(tf.stack([lines] * rows, axis=2), images.shape)
-
-        return tf.nn.avg_pool2d(images, layer.pool_size, layer.strides, "VALID"), gradient
-
-    return average(inputs)
-
-
 def _convolve(layer: keras.layers.Conv2D, inputs: Any) -> Any:
-    """As `Conv2D.call`: inputs `(batch, height, width, channels)`, bfloat16."""
-    outputs = _convolution(inputs, layer.kernel.value)
+    """As `Conv2D.call`, over images side by side: inputs `(batch, height, width, channels)`, bfloat16.
+
+    oneDNN goes row by row. Where it does so in AMX's tiles of 32 numbers, a row of 3 pixels takes as long as one
+    of 32.
+    """
+    kernel = layer.kernel.value
+    count, _, width, _ = inputs.shape
+    gap = kernel.shape[1] // 2  # of zeros after each image, so that none sees its neighbour
+    per_row = gcd(count or 1, max(TILE // (width + gap), 1))
+    rows = tf.split(inputs, per_row)
+    zeros = tf.zeros_like(rows[0][:, :, :gap])
+    packed = tf.concat([part for row in rows for part in (row, zeros)], axis=2) if per_row > 1 else inputs
+    outputs = tf.nn.conv2d(packed, kernel, 1, "SAME")
+    if per_row > 1:
+        outputs = tf.concat(tf.split(outputs, [width, gap] * per_row, axis=2)[::2], axis=0)
     if layer.use_bias:
         outputs = tf.nn.bias_add(outputs, layer.bias.value)
     return layer.activation(outputs) if layer.activation else outputs
-
-
-@tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no type for it
-def _convolution(images: Any, kernel: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
-    """Of stride 1, padded to the same side; the kernel's gradient is that over packed images.
-
-    oneDNN sums that gradient row by row. Where it does so in AMX's tiles of 32 numbers, a row of 3 pixels takes as
-    long as one of 32.
-    """
-    same = {"strides": [1, 1, 1, 1], "padding": "SAME"}
-
-    def gradient(upstream: Any) -> tuple[Any, Any]:
-        gap = kernel.shape[1] // 2
-        of_images = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(images), filter=kernel, out_backprop=upstream, **same
-        )
-        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=_packed(images, gap), filter_sizes=kernel.shape, out_backprop=_packed(upstream, gap), **same
-        )
-        return of_images, of_kernel
-
-    return tf.raw_ops.Conv2D(input=images, filter=kernel, **same), gradient
-
-
-def _packed(images: Any, gap: int) -> Any:
-    """Images `(batch, height, width, channels)` side by side in wider ones, each with a gap of zeros after it."""
-    count, height, width, channels = images.shape
-    per_row = gcd(count, max(TILE // (width + gap), 1))
-    zeros = tf.zeros((count // per_row, height, gap, channels), images.dtype)
-    return tf.concat([part for each in tf.split(images, per_row) for part in (each, zeros)], axis=2)
