@@ -287,12 +287,7 @@ def test_records_are_compared_by_target_also_those_that_missed(made, look):
     assert {run.data.params["target"] for run in runs} == {"90", "93"}
     page = look(view_path(made, "speedrun", "records", charts=False))
     sees(page, "target", "speed.verdict", "test_accuracy/mean", "seconds/mean", "reached", "missed")
-    for run in runs:
-        sees(page, run.info.run_name, f"{run.data.metrics['test_accuracy/mean']:.6g}")
-    page = look(view_path(made, "speedrun", "records"))
-    sees(page, "What accuracy takes", "seconds/mean vs. test_accuracy/mean")
-    for run in runs:
-        sees(page, run.info.run_name, two_digits(run, "seconds/mean"), two_digits(run, "test_accuracy/mean"))
+    sees(page, *(run.info.run_name for run in runs))
 
 
 def test_an_experiment_begins_with_links_to_its_views(made, look):
