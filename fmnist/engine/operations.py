@@ -78,10 +78,11 @@ def _convolve(layer: keras.layers.Conv2D, inputs: Any) -> Any:
     count, _, width, _ = inputs.shape
     gap = kernel.shape[1] // 2  # of zeros after each image, so that none sees its neighbour
     per_row = gcd(count or 1, max(TILE // (width + gap), 1))
-    rows = tf.split(inputs, per_row)
-    zeros = tf.zeros_like(rows[0][:, :, :gap])
-    packed = tf.concat([part for row in rows for part in (row, zeros)], axis=2) if per_row > 1 else inputs
-    outputs = tf.nn.conv2d(packed, kernel, 1, "SAME")
+    if per_row > 1:
+        rows = tf.split(inputs, per_row)
+        zeros = tf.zeros_like(rows[0][:, :, :gap])
+        inputs = tf.concat([part for row in rows for part in (row, zeros)], axis=2)
+    outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
     if per_row > 1:
         outputs = tf.concat(tf.split(outputs, [width, gap] * per_row, axis=2)[::2], axis=0)
     if layer.use_bias:
