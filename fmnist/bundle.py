@@ -136,6 +136,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise FmnistError(f"{path}: expected a bundle: {error.strerror or error}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            # the last two: an unknown compression, a password
             raise corrupt(path, str(error)) from None
         try:
             yield Path(folder)

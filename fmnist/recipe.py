@@ -21,6 +21,11 @@ Rate = Annotated[float, Range(0, 1000)]
 GRADIENT_DESCENT = ("sgd", "momentum")
 # Which optimizers alone can have a field.
 ONLY = {"bias_rate": GRADIENT_DESCENT, "norm_rate": GRADIENT_DESCENT, "muon": ("momentum",)}
+# Which say more of another field, and nothing where that is at its default.
+REFINES = {
+    **{"warmup": "schedule", "final_rate": "schedule", "small_epochs": "small_side"},
+    **{"average_decay": "averaging", "average_every": "averaging"},
+}
 
 
 @dataclass(frozen=True)
@@ -179,4 +184,12 @@ def resolve(recipe: Recipe, text: str = "", **given: Any) -> Recipe:
         raise FmnistError(
             f"recipe: {', '.join(refused)}: not with {found.optimizer}; type -P optimizer=momentum or leave it out"
         )
+    for name, other in REFINES.items():
+        default, without = EXTRAS[name].default, EXTRAS[other].default
+        if getattr(found, other) == without:
+            if extras.get(name, default) != default:
+                raise FmnistError(
+                    f"recipe: {name}: not with {other}={without}; name another {other} or leave it out"
+                )
+            off[name] = default
     return dataclasses.replace(found, **off)

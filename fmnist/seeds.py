@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import accumulate
 from typing import Any, Protocol
 
 from fmnist import checkpoint, together, training
@@ -84,9 +82,8 @@ def find(plan: Plan, splits: Splits, settings: Train) -> list[Seed]:
 
 def name(seeds: Sequence[Seed], device: Device) -> str:
     """What a run of these trainings is called."""
-    first, last = seeds[0].plan, seeds[-1].plan
-    which = f"seed {first.seed}" if len(seeds) == 1 else f"seeds {first.seed}-{last.seed}"
-    return f"{first.model.name} · {device.kind} · {which}"
+    plans = [each.plan for each in seeds]
+    return f"{plans[0].model.name} · {device.kind} · {together.which(plans)}"
 
 
 class Work(ExitStack):
@@ -139,11 +136,8 @@ class Work(ExitStack):
                 state = seed.earlier.checkpoint if seed.earlier else None
                 missing.setdefault(len(state.history) if state else 0, []).append(seed)
         for seeds in missing.values():
-            plan, sizes = training.settle(seeds[0].plan, command.device), [1] * len(seeds)
-            if len(seeds) > 1 and together.possible(plan):
-                sizes = together.groups(plan, command.splits, len(seeds))
-            for end, size in zip(accumulate(sizes), sizes, strict=True):
-                group = seeds[end - size : end]
+            plan = training.settle(seeds[0].plan, command.device)
+            for group in together.groups(plan, command.splits, seeds):
                 results |= {result["seed"]: result for result in self._nested(group, run_id)}
         return [results[seed.plan.seed] for seed in self._seeds]
 
@@ -186,11 +180,7 @@ class Work(ExitStack):
                 checkpoint.discard(earlier)
 
         with self._command.progress(title, epochs * len(plans)) as progress:
-            if len(plans) > 1:
-                fitted = together.fit(plans, splits, on_epoch, starts=starts, on_checkpoint=on_checkpoint)
-            else:
-                told, kept = partial(on_epoch, 0), partial(on_checkpoint, 0)
-                fitted = [training.fit(plans[0], splits, told, start=starts[0], on_checkpoint=kept)]
+            fitted = together.fit(plans, splits, on_epoch, starts=starts, on_checkpoint=on_checkpoint)
         for each, found in zip(begun, fitted, strict=True):
             each.fitted = found
 

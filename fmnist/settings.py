@@ -194,6 +194,9 @@ class Speedrun:
     seeds: int = option(5, "trainings over so many seeds, from seed on, as nested runs", minimum=1)
     seed: int = option(0, "the first seed", minimum=0)
     device: str = option(AUTO, "where to compute; it decides which record is run", choices=(AUTO, *DEVICES))
+    backend: str = option(
+        AUTO, "what computes; auto: as recorded; jax: all seeds at once", choices=(AUTO, *BACKENDS)
+    )
     dataset: str = option("fashion-mnist", "dataset by name; records are for this one", choices=DATASETS)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
     price_per_hour: float | None = limit(
@@ -411,6 +414,7 @@ class Main:
 
     model: str = option("lenet", "model by name", choices=MODELS)
     hyper: str = option("", "the model's own arguments, for example dense=120,84;dropout=0.3")
+    recipe: str = option("", "more of the recipe, for example schedule=one_cycle;label_smoothing=0.1")
     dataset: str = option("fashion-mnist", "dataset by name", choices=DATASETS)
     data_dir: str = option("", "folder with the four IDX files; also FMNIST_DATA_DIR")
     epochs: int | None = option(None, "passes over the training split", minimum=1)

@@ -2,26 +2,27 @@
 
 The clock of a seed adds up the reading of the prepared data, all that comes before the first epoch but
 compilation, and the training passes. Nothing else is on it: no import, compilation, validation, test or logging.
+Seeds that are trained at once have one clock: each takes as long as all.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
-from fmnist import data, markdown, records, training
+from fmnist import data, markdown, records, together, training
 from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.machine import UNKNOWN
-from fmnist.options import parse
+from fmnist.options import AUTO, parse
 from fmnist.records import Record
 from fmnist.seeds import Progress
 from fmnist.settings import Speedrun, Train
 from fmnist.statistics import spread
-from fmnist.training import Epoch, Plan, Trained
+from fmnist.training import Epoch, Fitted, Plan, Trained
 
 REPORTED = ("test_accuracy", "one_view_accuracy", "seconds", "compile_seconds", "joules", "money")
 """Figures of a seed whose mean and spread are told."""
@@ -43,7 +44,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Speed:
-    """What the training of one seed took."""
+    """What the training of one seed took, or of several at once."""
 
     load_seconds: float
     prepare_seconds: float
@@ -67,9 +68,11 @@ class Speed:
 class Tracking(Protocol):
     """What is told of each seed; `fmnist.tracking.speedrun` is one."""
 
-    def nested_run(self, name: str, entry_point: str) -> AbstractContextManager[str]: ...
-    def log_begin(self, plan: Plan, splits: Splits, device: Device) -> None: ...
-    def log_epoch(self, epoch: Epoch) -> None: ...
+    def nested_run(
+        self, name: str, entry_point: str, *, parent: str | None = None
+    ) -> AbstractContextManager[str]: ...
+    def log_begin(self, plan: Plan, splits: Splits, device: Device, *, seeds_at_once: int) -> None: ...
+    def log_epoch(self, epoch: Epoch, *, run_id: str | None = None) -> None: ...
     def log_end(
         self, trained: Trained, speed: Speed, plan: Plan, splits: Splits, device: Device
     ) -> dict[str, Any]: ...
@@ -82,8 +85,8 @@ def choose(settings: Speedrun, device: str, *, backend: str | None = None) -> Ch
         FmnistError: If it is for another backend than one that was selected already.
     """
     record = records.find(settings.target, device)
-    shared = {name: getattr(settings, name) for name in ("dataset", "data_dir", "device", "seed")}
-    texts = {**record.texts, **{name: str(value) for name, value in shared.items()}}
+    names = ("dataset", "data_dir", "device", "seed", *(("backend",) if settings.backend != AUTO else ()))
+    texts = {**record.texts, **{name: str(getattr(settings, name)) for name in names}}
     if settings.dataset != Speedrun.dataset:
         texts.pop("validation", None)  # a record's is for as many images as its dataset has
     own = parse(Train, texts)
@@ -99,48 +102,76 @@ def load(own: Train) -> Splits:
     return data.load(own.dataset, data_dir=own.data_dir, validation=own.validation, seed=own.seed)
 
 
-def run(
-    chosen: Chosen,
-    device: Device,
-    settings: Speedrun,
-    tracking: Tracking,
-    progress: Callable[[str, int], Progress],
-) -> list[dict[str, Any]]:
-    """Trains and tests the seeds, one after the other; gives their results.
+@dataclass(frozen=True)
+class Command:
+    """What ties the trainings of one command to a device and to people."""
 
-    Args:
-        chosen: With its plan settled.
-        device: Of this process.
-        settings: Say which seeds.
-        tracking: Is told of each.
-        progress: Of a name and a number of epochs.
-    """
+    chosen: Chosen
+    """With its plan settled."""
+    device: Device
+    """Of this process."""
+    price_per_hour: float | None
+    run_id: str
+    """Under which each seed has a run."""
+    tracking: Tracking
+    progress: Callable[[str, int], Progress]
+    """Of a name and a number of epochs."""
+
+
+def run(command: Command, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Trains and tests the seeds, one after the other or at once; gives their results."""
+    chosen = command.chosen
+    plans = [dataclasses.replace(chosen.plan, seed=seed) for seed in seeds]
     results = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        plan = dataclasses.replace(chosen.plan, seed=seed)
-        name = f"speedrun {chosen.record.name} · seed {seed}"
-        with tracking.nested_run(name, "train"), progress(name, plan.recipe.epochs) as shown:
-            results.append(_train(plan, chosen.settings, device, settings.price_per_hour, tracking, shown))
+    for group in together.groups(chosen.plan, load(chosen.settings), plans):
+        results += _train(command, group)
     return results
 
 
-def _train(
-    plan: Plan, own: Train, device: Device, price_per_hour: float | None, tracking: Tracking, progress: Progress
-) -> dict[str, Any]:
+@dataclass
+class _Begun:
+    """A seed whose run is open; the training gives it the rest."""
+
+    run_id: str
+    fitted: Fitted = field(init=False)
+    speed: Speed = field(init=False)
+    result: dict[str, Any] = field(init=False)
+
+
+def _train(command: Command, plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    chosen, tracking = command.chosen, command.tracking
     began = perf_counter()
-    splits = load(own)
+    splits = load(chosen.settings)
     load_seconds = perf_counter() - began
-    tracking.log_begin(plan, splits, device)
-    clock = training.Clock(device.kind)
 
-    def on_epoch(epoch: Epoch) -> None:
-        tracking.log_epoch(epoch)
-        progress.step(str(epoch))
+    @contextmanager
+    def seed_run(plan: Plan) -> Iterator[_Begun]:
+        name = f"speedrun {chosen.record.name} · seed {plan.seed}"
+        with tracking.nested_run(name, "train", parent=command.run_id) as run_id:
+            tracking.log_begin(plan, splits, command.device, seeds_at_once=len(plans))
+            begun = _Begun(run_id)
+            yield begun
+            trained = training.tested(begun.fitted, splits)
+            begun.result = tracking.log_end(trained, begun.speed, plan, splits, command.device)
 
-    trained = training.train(plan, splits, on_epoch, clock=clock)
-    train_seconds = sum(epoch.seconds for epoch in trained.history)
+    def on_epoch(index: int, epoch: Epoch) -> None:
+        tracking.log_epoch(epoch, run_id=begun[index].run_id)
+        progress.step(str(epoch) if len(plans) == 1 else f"{epoch}  seed {plans[index].seed}")
+
+    clock, title = training.Clock(command.device.kind), f"speedrun {chosen.record.name} · {together.which(plans)}"
+    with ExitStack() as runs:  # MLflow ends the run that was begun last first
+        begun = [runs.enter_context(seed_run(plan)) for plan in plans]
+        with command.progress(title, len(plans) * chosen.plan.recipe.epochs) as progress:
+            fitted = together.fit(plans, splits, on_epoch, clock=clock)
+        for each, found in zip(begun, fitted, strict=True):
+            each.fitted, each.speed = found, _speed(load_seconds, clock, found, command.price_per_hour)
+    return [each.result for each in begun]
+
+
+def _speed(load_seconds: float, clock: training.Clock, fitted: Fitted, price_per_hour: float | None) -> Speed:
+    train_seconds = sum(epoch.seconds for epoch in fitted.history)
     seconds = load_seconds + clock.prepare_seconds + train_seconds
-    speed = Speed(
+    return Speed(
         load_seconds=load_seconds,
         prepare_seconds=clock.prepare_seconds,
         train_seconds=train_seconds,
@@ -148,7 +179,6 @@ def _train(
         joules=None if clock.joules is None else clock.joules / train_seconds * seconds,
         price_per_hour=price_per_hour,
     )
-    return tracking.log_end(trained, speed, plan, splits, device)
 
 
 def outcome(record: Record, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -162,13 +192,17 @@ def outcome(record: Record, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     reached = None if record.goal is None else accuracy.mean >= record.goal
     word = {None: "most accurate recipe", True: "reached", False: "missed"}[reached]
     figures = {name: dataclasses.asdict(each) for name, each in spreads.items()}
+    at_once = max(each["seeds_at_once"] for each in results)
     between = f" ({seconds.min:.3g}-{seconds.max:.3g})" if len(results) > 1 else ""
+    if at_once > 1:
+        between = f" for {at_once} seeds at once"
     return {
         "verdict": f"**{word}**: mean {_accuracy(figures['test_accuracy'])} in {seconds.mean:.3g} s{between}",
         "target": record.target,
         "reached": reached,
         "repeats": len(results),
         "seeds": [result["seed"] for result in results],
+        "seeds_at_once": at_once,
         "joules": UNKNOWN,
         **{name: {key: value for key, value in each.items() if key != "n"} for name, each in figures.items()},
     }
@@ -179,11 +213,14 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
     seconds, other = result["seconds"], result["dataset"]
     target = result["target"] if result["goal"] is None else f"{result['target']} %"
     between = "" if seconds["std"] is None else f"{seconds['ci95_low']:.3g}-{seconds['ci95_high']:.3g}; "
+    between += f"{seconds['min']:.3g}-{seconds['max']:.3g}"
+    if result.get("seeds_at_once", 1) > 1:  # older results don't say
+        between = f"{result['seeds_at_once']} seeds at once"
     return (
         target if other == "fashion-mnist" else f"{target} of {other}",
         {None: "–", True: "yes", False: "no"}[result["reached"]],
         _accuracy(result["test_accuracy"] | {"n": result["repeats"]}),
-        f"{seconds['mean']:.3g} ({between}{seconds['min']:.3g}-{seconds['max']:.3g})",
+        f"{seconds['mean']:.3g} ({between})",
         f"{result['compile_seconds']['mean']:.3g}",
         UNKNOWN if result["joules"] == UNKNOWN else f"{result['joules']['mean']:.3g}",
         f"{result['money']['mean']:.3g}" if result.get("money") else "–",

@@ -1,9 +1,10 @@
 """Trains a model by its recipe, stops on validation if asked, and tests once at the end."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,23 @@ class Clock:
     """What a first epoch takes longer than a later one."""
     joules: float | None = 0.0
     """Drawn in the training passes; None if unknown."""
+
+    def meter(self) -> Callable[[float], None]:
+        """What adds the energy that is drawn from here on, to be called with the seconds of a pass at its end."""
+        mean_watts = machine.power_meter(self.device)
+
+        def add(seconds: float) -> None:
+            watts = mean_watts()
+            self.joules = None if self.joules is None or watts is None else self.joules + watts * seconds
+
+        return add
+
+    def note_compilation(self, warm_up_seconds: float, history: Sequence[Epoch], recipe: Recipe) -> None:
+        """Notes how much longer the warm-up took than the same epochs later."""
+        again = {1, recipe.epochs} if recipe.num_small_epochs else {1}
+        self.compile_seconds = max(
+            warm_up_seconds - sum(each.seconds for each in history if each.number in again), 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -245,21 +263,8 @@ def settle(plan: Plan, device: Device) -> Plan:
     return dataclasses.replace(plan, batch_parts=parts)
 
 
-def train(
-    plan: Plan,
-    splits: Splits,
-    on_epoch: Callable[[Epoch], None],
-    *,
-    start: Checkpoint | None = None,
-    on_checkpoint: Callable[[Checkpoint], None] | None = None,
-    clock: Clock | None = None,
-) -> Trained:
-    """As `fit`, and then reads the test split, once."""
-    return tested(fit(plan, splits, on_epoch, start=start, on_checkpoint=on_checkpoint, clock=clock), splits)
-
-
 def tested(fitted: Fitted, splits: Splits) -> Trained:
-    """What was trained, with what it comes to on the test split."""
+    """What was trained, with what it comes to on the test split, which is read once."""
     probabilities = fitted.predict(splits.test.images)
     test = evaluate(probabilities, splits.test.labels)
     one_view = None
@@ -292,7 +297,7 @@ def fit(
     """
     from fmnist import engine as engines
 
-    began, warm_up_seconds = perf_counter(), 0.0
+    began = perf_counter()
     model = fresh(plan, splits)
     engine = engines.load(
         plan.trainer,
@@ -306,11 +311,12 @@ def fit(
     )
     if clock:
         clock.prepare_seconds = perf_counter() - began
-        warm_up_seconds = engines.warm_up(engine, plan.recipe)
+        before = [variable.numpy() for variable in engine.variables]
+        restore = partial(_assign, engine, before)
+        warm_up_seconds = engines.warm_up(partial(engine.train_epoch, plan.seed), restore, plan.recipe)
     course = Course(plan, model, start, compiled=clock is not None)
     if start:
-        for variable, value in zip(engine.variables, start.state, strict=True):
-            variable.assign(value)
+        _assign(engine, start.state)
     for epoch in course.history:
         on_epoch(epoch)
     background = ThreadPoolExecutor(max_workers=1)
@@ -327,10 +333,7 @@ def fit(
     finally:
         background.shutdown(wait=False)
     if clock:
-        again = {1, plan.recipe.epochs} if plan.recipe.num_small_epochs else {1}
-        clock.compile_seconds = max(
-            warm_up_seconds - sum(epoch.seconds for epoch in course.history if epoch.number in again), 0.0
-        )
+        clock.note_compilation(warm_up_seconds, course.history, plan.recipe)
     if plan.patience:
         model.set_weights(course.best)
     predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = engine.predict
@@ -388,12 +391,17 @@ def fresh(plan: Plan, splits: Splits) -> "keras.Model":
     return model
 
 
+def _assign(engine: "Engine", state: Sequence[NDArray[Any]]) -> None:
+    """Has the next epoch begin from a state."""
+    for variable, value in zip(engine.variables, state, strict=True):
+        variable.assign(value)
+
+
 def _epoch(engine: "Engine", course: Course, splits: Splits, clock: Clock | None) -> Epoch:
-    mean_watts = machine.power_meter(clock.device) if clock else None
+    add_energy = clock.meter() if clock else None
     trained = engine.train_epoch(course.plan.seed, len(course.history) + 1)
-    if clock and mean_watts:
-        watts = mean_watts()
-        clock.joules = None if clock.joules is None or watts is None else clock.joules + watts * trained.seconds
+    if add_energy:
+        add_energy(trained.seconds)
     return judged(course, trained, engine.predict(splits.validation.images), splits)
 
 

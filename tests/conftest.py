@@ -15,8 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from fmnist.data import Splits
+    from fmnist.training import Epoch, Plan, Trained
 
 ROOT = Path(__file__).parent.parent
 LONGEST = (
@@ -80,6 +85,15 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+def fit_and_test(
+    plan: "Plan", splits: "Splits", on_epoch: Callable[["Epoch"], None] = lambda _: None, **more: Any
+) -> "Trained":
+    """What `fmnist.training.fit` trains, tested too."""
+    from fmnist import training
+
+    return training.tested(training.fit(plan, splits, on_epoch, **more), splits)
 
 
 def run_here(

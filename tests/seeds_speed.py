@@ -34,7 +34,7 @@ def main() -> None:
     splits = dataclasses.replace(splits, train=train)
     settings = parse(Train, {"model": asked.model, "hyper": asked.hyper, "backend": "jax"})
     plan = training.settle(training.plan(settings), used)
-    groups = together.groups(plan, splits, asked.seeds)
+    groups = [len(each) for each in together.groups(plan, splits, range(asked.seeds))]
     models = [training.fresh(dataclasses.replace(plan, seed=seed), splits) for seed in range(asked.seeds)]
     parts = {"recipe": plan.recipe, "augment": plan.augment, "images": train.images, "labels": train.labels}
     at_once = engine.load_together(models[0], **parts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fit_and_test
 
 from fmnist import data, device, initial, training
 from fmnist.data import Split, Splits
@@ -455,8 +456,8 @@ TRAININGS = {
 def test_a_training_with_all_of_a_recipe_goes_on_as_if_never_broken_off(model, handful):
     plan = plan_of(model=model, **({"epochs": 3} | TRAININGS[model]))
     states = []
-    whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
-    again = training.train(plan, handful, lambda _: None, start=states[-2])
+    whole = fit_and_test(plan, handful, on_checkpoint=states.append)
+    again = fit_and_test(plan, handful, start=states[-2])
     assert again.history[-1].train_loss == whole.history[-1].train_loss
     for left, right in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)

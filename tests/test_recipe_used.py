@@ -16,7 +16,7 @@ from fmnist import arguments, models, training
 from fmnist.errors import FmnistError
 from fmnist.models import MODELS
 from fmnist.options import parse
-from fmnist.recipe import EXTRA_SPACE, EXTRAS, resolve
+from fmnist.recipe import EXTRA_SPACE, EXTRAS, REFINES, resolve
 from fmnist.settings import Reproduce, Train, Tune
 from fmnist.space import Choice, Span
 from fmnist.tuning import candidates, trials, verdict
@@ -37,6 +37,12 @@ MORE = "schedule=cosine;warmup=0.1;weight_decay=1e-05;averaging=ema;crop=2;mixup
         ("small_side", "recipe: small_side: expected whole number from 0 to 27; received ''"),
         ("bias_rate=2", "recipe: bias_rate: not with adam; type -P optimizer=momentum or leave it out"),
         ("muon=0.1", "recipe: muon: not with adam; type -P optimizer=momentum or leave it out"),
+        ("warmup=0.1", "recipe: warmup: not with schedule=constant; name another schedule or leave it out"),
+        ("average_every=5", "recipe: average_every: not with averaging=none; name another averaging or leave"),
+        (
+            "small_epochs=0.3",
+            "recipe: small_epochs: not with small_side=0; name another small_side or leave it out",
+        ),
         ("epochs=3", "unknown part of a recipe 'epochs'"),
     ],
 )
@@ -52,6 +58,8 @@ def test_what_is_typed_goes_before_what_the_model_has_and_the_rest_stays():
     found = training.plan(Train(model="airbench", recipe="label_smoothing=0; views=none")).recipe
     assert found == dataclasses.replace(own, label_smoothing=0.0, views="none")
     assert resolve(own, optimizer="adam") == dataclasses.replace(own, optimizer="adam", norm_rate=1.0)
+    off = dataclasses.replace(own, averaging="none", average_decay=0.95, average_every=1)
+    assert resolve(own, "averaging=none") == off
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -66,7 +74,8 @@ def test_every_part_of_a_recipe_can_be_searched_within_what_it_may_be():
     for name, dimension in EXTRA_SPACE.items():
         values = dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high)
         for value in values:
-            resolve(MODELS["resnet"].recipe, f"{name}={value}")
+            other = {"averaging": ";averaging=ema", "small_side": ";small_side=14"}.get(REFINES.get(name, ""), "")
+            resolve(MODELS["resnet"].recipe, f"{name}={value}{other}")
 
 
 def test_a_search_varies_what_its_space_names_of_a_recipe_and_nothing_else_of_it():

@@ -3,11 +3,12 @@
 import json
 import os
 import subprocess
+import sys
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import ROOT, tracked_in
+from conftest import ROOT, fit_and_test, tracked_in
 
 from fmnist import data, device, machine, options, records, speedrun, training
 from fmnist.data import Split, Splits
@@ -47,6 +48,7 @@ def test_a_bad_value_is_refused_in_one_line(name, text, message):
 def test_the_kind_of_device_that_computes_decides_the_record(monkeypatch):
     monkeypatch.setitem(records.RECORDS, ("94", "gpu"), {"model": "lenet", "backend": "jax"})
     monkeypatch.setitem(records.RECORDS, ("94", "cpu"), {"model": "mlp"})
+    assert speedrun.choose(Speedrun(backend="tensorflow"), "gpu").plan.backend == "tensorflow"
     settings = Speedrun()
     assert [speedrun.choose(settings, kind).plan.model.name for kind in DEVICES] == ["mlp", "lenet"]
     with pytest.raises(
@@ -76,8 +78,8 @@ def test_what_is_compiled_before_the_first_epoch_leaves_no_trace(handful, monkey
     recipe = "small_side=14;averaging=ema;flip=alternating;crop=1"
     settings = Train(model="resnet", hyper="filters=8,8", recipe=recipe, epochs=2, batch_size=32)
     clock = training.Clock("cpu")
-    timed = training.train(training.plan(settings), handful, lambda _: None, clock=clock)
-    plain = training.train(training.plan(settings), handful, lambda _: None)
+    timed = fit_and_test(training.plan(settings), handful, clock=clock)
+    plain = fit_and_test(training.plan(settings), handful)
     for left, right in zip(timed.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
     assert [epoch.compiles for epoch in timed.history] == [False, False]
@@ -103,7 +105,7 @@ def test_energy_is_unknown_where_one_epoch_does_not_tell(handful, monkeypatch):
 def made_result(accuracy: float, seconds: float, seed: int, joules: float | None = None) -> dict[str, object]:
     return {
         **{"seed": seed, "test_accuracy": accuracy, "one_view_accuracy": None, "seconds": seconds},
-        **{"compile_seconds": 5.0, "joules": joules, "money": None},
+        **{"compile_seconds": 5.0, "joules": joules, "money": None, "seeds_at_once": 1},
     }
 
 
@@ -122,6 +124,15 @@ def test_the_mean_of_all_seeds_must_reach_the_target_and_what_misses_is_reported
     results = [made_result(each, 71.0 + seed, seed) for seed, each in enumerate(accuracies)]
     found = speedrun.outcome(records.find(target, "cpu"), results)
     assert (found["verdict"], found["reached"], found["joules"]) == (verdict, reached, "unknown")
+
+
+def test_the_time_of_seeds_at_once_is_that_of_all_and_says_so():
+    results = [made_result(0.95, 9.0, seed) | {"seeds_at_once": 2} for seed in (0, 1)]
+    found = speedrun.outcome(records.find("94", "gpu"), results)
+    assert found["verdict"] == "**reached**: mean 95.00% (95.00%-95.00%, n=2) in 9 s for 2 seeds at once"
+    facts = {"goal": 0.94, "dataset": "fashion-mnist", "model": "mlp", "recipe": "sgd", "device": "gpu: A GPU"}
+    line = speedrun.row(found | facts | {"versions": {}, "commit": "", "date": "", "command": ""})
+    assert "9 (2 seeds at once)" in line
 
 
 def test_energy_is_told_where_all_seeds_know_it():
@@ -202,6 +213,32 @@ def test_the_figures_above_the_seeds_are_those_of_the_seeds(ran):
         assert word in line
 
 
+def test_with_jax_all_seeds_have_one_clock(new_store):
+    pytest.importorskip("jax", reason="the extra jax is not installed")
+    store = new_store()
+    quick = (
+        "import runpy, sys; from fmnist import records; "
+        "records.RECORDS['90', 'cpu'] = {'model': 'mlp', 'epochs': '2', 'recipe': 'views=flip'}; "
+        "sys.argv[0] = 'speedrun'; runpy.run_module('entry_points.speedrun', run_name='__main__')"
+    )
+    settings = {"target": 90, "dataset": "synthetic", "seeds": 2, "device": "cpu", "backend": "jax"}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    done = store.run([sys.executable, "-c", quick, *words])
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    seeds = store.client.search_runs([store.experiment], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    assert {(run.data.params["recipe.seed"], run.info.status) for run in seeds} == {
+        ("0", "FINISHED"),
+        ("1", "FINISHED"),
+    }
+    assert {run.data.tags["seeds_at_once"] for run in seeds} == {"2"} == {str(result["seeds_at_once"])}
+    for name in ("load", "prepare", "train", "compile"):
+        (seconds,) = {run.data.metrics[f"speed/{name}_seconds"] for run in seeds}
+        assert seconds > 0
+    assert result["seconds"]["min"] == result["seconds"]["max"]
+    assert len({run.data.metrics["test/accuracy"] for run in seeds}) == 2
+
+
 def test_a_report_has_speedruns_on_its_board_and_their_seeds_as_one_group(ran):
     from fmnist.report.groups import groups
     from fmnist.tracking.gather import gather
@@ -234,7 +271,7 @@ def test_a_speedrun_that_is_broken_off_is_killed_with_its_seed(new_store, cpu, m
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", interrupt)
+    monkeypatch.setattr(training, "fit", interrupt)
     store = new_store()
     with tracked_in(store), pytest.raises(KeyboardInterrupt):
         run(Speedrun(target="90", dataset="synthetic", device="cpu"))

@@ -8,6 +8,7 @@ from typing import Annotated
 import keras
 import numpy as np
 import pytest
+from conftest import fit_and_test
 
 from fmnist import checkpoint, data, engine, training
 from fmnist.arguments import Range
@@ -43,7 +44,7 @@ def settings_of(**values: object) -> Train:
 
 
 def train(splits: Splits, **settings: object) -> training.Trained:
-    return training.train(training.plan(settings_of(**settings)), splits, lambda _: None)
+    return fit_and_test(training.plan(settings_of(**settings)), splits)
 
 
 def test_lenet_learns_the_synthetic_classes_neither_by_chance_nor_perfectly(synthetic):
@@ -109,8 +110,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(handful):
 def test_half_batches_side_by_side_train_as_whole_ones(handful):
     plan = training.plan(Train(model="lenet", epochs=3, batch_size=16))
     whole, halves = (
-        training.train(replace(plan, batch_parts=parts), handful, lambda _: None).history[-1].train_loss
-        for parts in (1, 2)
+        fit_and_test(replace(plan, batch_parts=parts), handful).history[-1].train_loss for parts in (1, 2)
     )
     assert halves == pytest.approx(whole, rel=1e-4)
 
@@ -224,7 +224,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trai
     identity = training.identity(plan, handful, "cpu")
     states: list[checkpoint.Checkpoint] = []
     told: list[int] = []
-    whole = training.train(plan, handful, lambda _: None, on_checkpoint=states.append)
+    whole = fit_and_test(plan, handful, on_checkpoint=states.append)
     with checkpoint.Keeper("run-of-test", identity, 30) as keeper:
         keeper.save(states[2])
         with pytest.raises(FmnistError, match="is still at work"):
@@ -232,7 +232,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_broken_off(handful, trai
         assert checkpoint.find("auto", identity, 30) is None
     found = checkpoint.find("run-of-test", identity, 30)
     start = found.checkpoint
-    again = training.train(plan, handful, lambda epoch: told.append(epoch.number), start=start)
+    again = fit_and_test(plan, handful, lambda epoch: told.append(epoch.number), start=start)
     assert [epoch.number for epoch in again.history if epoch.compiles] == [1, 4]  # neither is a steady epoch
     checkpoint.discard(found)
     assert told == [epoch.number for epoch in whole.history]

@@ -112,14 +112,18 @@ def _made(make: Callable[..., Any], model: "keras.Model", *, recipe: Recipe, **r
     return make(model, optimizer=schedule.optimizer(recipe, num_updates, dtype), recipe=recipe, **rest)
 
 
-def warm_up(engine: Engine, recipe: Recipe) -> float:
-    """Compiles all that a training needs, by an epoch of each kind that leaves no trace; gives the seconds."""
+def warm_up(train_epoch: Callable[[int], object], restore: Callable[[], None], recipe: Recipe) -> float:
+    """Compiles all that a training needs, by an epoch of each kind, and undoes them; gives the seconds.
+
+    Args:
+        train_epoch: Of an epoch's number.
+        restore: Brings back the state before them.
+        recipe: What is trained.
+    """
     start = perf_counter()
-    before = [variable.numpy() for variable in engine.variables]
     for epoch in [1, recipe.epochs] if recipe.num_small_epochs else [1]:
-        engine.train_epoch(0, epoch)
-    for variable, value in zip(engine.variables, before, strict=True):
-        variable.assign(value)
+        train_epoch(epoch)
+    restore()
     return perf_counter() - start
 
 

@@ -21,6 +21,7 @@ from fmnist.tracking import outbox, template
 
 LAUNCHER_SECONDS = 15
 INTERRUPTED_SECONDS = 5.0  # for which somebody who has typed Ctrl-C waits for a server
+_delivering: list[None] = []  # one for each `delivered` that is open, in whatever thread
 
 
 def open_store(*, keeps: bool = False) -> str:
@@ -58,7 +59,7 @@ def open_store(*, keeps: bool = False) -> str:
             if experiment and not client.get_experiment_by_name(experiment):
                 template.fill(client, experiment)
     except (mlflow.MlflowException, OSError, cache.LockError) as error:
-        if mlflow.active_run() is None:
+        if not _delivering:
             outbox.leave()
         raise FmnistError(f"MLflow at {uri} doesn't answer: {error}. Check MLFLOW_TRACKING_URI") from None
     return f"sqlite:///{file}"
@@ -115,15 +116,17 @@ def run(record: Any, name: str) -> Iterator[str]:
 
 @contextmanager
 def delivered() -> Iterator[None]:
-    """What is logged within is sent to a server, or left as a bundle, before this ends; not within a run."""
-    outermost, seconds = mlflow.active_run() is None, None
+    """What is logged within is sent to a server, or left as a bundle, as soon as no other such is open."""
+    _delivering.append(None)
+    seconds = None
     try:
         yield
     except KeyboardInterrupt:
         seconds = INTERRUPTED_SECONDS
         raise
     finally:
-        if outermost:
+        _delivering.pop()
+        if not _delivering:
             outbox.leave(seconds)
 
 

@@ -59,10 +59,10 @@ def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[st
         yield active.info.run_id
 
 
-def log_trial(state: str, figures: Mapping[str, float]) -> None:
+def log_trial(state: str, figures: Mapping[str, float], *, seeds_at_once: int) -> None:
     """Logs what became of a trial to the active run."""
     names = {"accuracy": "val/final_accuracy", "parameters": "num_parameters", "latency": "latency_seconds"}
-    mlflow.set_tag("trial.state", state)
+    mlflow.set_tags({"trial.state": state, "seeds_at_once": seeds_at_once})
     mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()})
 
 

@@ -38,7 +38,8 @@ def log_end(trained: "Trained", speed: Speed, plan: "Plan", splits: Splits, devi
     known = {f"speed/{name}": value for name, value in took.items() if value is not None}
     mlflow.log_metrics(known, model_id=logged_model_id(result["model_uri"]))
     mlflow.set_tag("speed.energy", machine.UNKNOWN if speed.joules is None else f"{speed.joules:.3g} J")
-    return result | took | {"one_view_accuracy": trained.one_view.accuracy if trained.one_view else None}
+    one_view = trained.one_view.accuracy if trained.one_view else None
+    return result | took | {"one_view_accuracy": one_view, "seeds_at_once": trained.kept.seeds_at_once}
 
 
 def log_record(chosen: Chosen, splits: Splits, device: Device) -> str:
@@ -57,7 +58,7 @@ def log_outcome(
     first, (digits, plus, _) = results[0], machine.commit().partition("+")
     result = outcome(chosen.record, results)
     metrics = {
-        f"{name}/{key}": value
+        f"{name}/{key}": float(f"{value:.12g}")  # MLflow's tables show all digits, 0.9039400000000001 else
         for name, figures in result.items()
         if isinstance(figures, dict)
         for key, value in figures.items()
@@ -73,7 +74,8 @@ def log_outcome(
     }
     mlflow.log_metrics(metrics)
     reached = {None: "no target", True: "reached", False: "missed"}[result["reached"]]
-    mlflow.set_tags({"speed.verdict": reached, "speed.energy": _energy(result)})
+    tags = {"speed.verdict": reached, "speed.energy": _energy(result), "seeds_at_once": result["seeds_at_once"]}
+    mlflow.set_tags(tags)
     mlflow.log_dict(result | {"by_seed": results}, RESULT)
     mlflow.log_text("\n".join(markdown.table(BOARD, [row(result)])) + "\n", "record.md")
     text = [f"{result['verdict']}; {first['device']}.", "", *table(results), "", f"`{result['command']}`", ""]

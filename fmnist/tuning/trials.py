@@ -1,4 +1,4 @@
-"""Runs the trials of a study, one after the other, in a worker process.
+"""Runs the trials of a study in a worker process: one after the other, or seeds of one configuration at once.
 
 What is searched, and how a trial is drawn, trained, ended early and recorded.
 """
@@ -8,16 +8,17 @@ import gc
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from time import perf_counter
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
-from fmnist import machine, processes, space, training
+from fmnist import machine, processes, space, together, training
 from fmnist.benchmark.cell import latencies
 from fmnist.data import Splits
 from fmnist.device import Device
@@ -26,6 +27,7 @@ from fmnist.recipe import EXTRA_SPACE, NAMES, resolve
 from fmnist.settings import Train, Tune, parse_augment
 from fmnist.training import Epoch, Fitted, Plan
 from fmnist.tuning import sampling, studies
+from fmnist.tuning.meeting import Meeting
 
 DEFAULT = -1  # the candidate that is the model's own recipe, among those that are numbers of trials
 MAX_GRID = 10_000  # Optuna holds all of a grid's points
@@ -98,8 +100,8 @@ class Tracking(Protocol):
         self, parent: str, name: str, tags: Mapping[str, Any], point: space.Point
     ) -> AbstractContextManager[str]: ...
     def log_plan(self, plan: Plan, device: Device) -> None: ...
-    def log_epoch(self, epoch: Epoch) -> None: ...
-    def log_trial(self, state: str, figures: Mapping[str, float]) -> None: ...
+    def log_epoch(self, epoch: Epoch, *, run_id: str | None = None) -> None: ...
+    def log_trial(self, state: str, figures: Mapping[str, float], *, seeds_at_once: int) -> None: ...
     def log_after(self, run_id: str, figures: Mapping[str, float]) -> None: ...
     def log_model(self, trained: Fitted, splits: Splits, plan: Plan) -> str: ...
 
@@ -192,17 +194,40 @@ def work(
         worker = process | {"command": task.command}
         while task.leader in (None, os.getppid()) and not studies.repeated_error(study, task.skipped):
             start = perf_counter()
-            with ExitStack() as claimed:  # until the point is drawn, so that no two draw the same
+            with ExitStack() as claimed:  # until the points are drawn, so that no two draw the same
                 claimed.enter_context(studies.lock(task.study, search.settings.storage))
                 if not studies.remaining(study, task.total):
                     return
-                attempt = _Attempt(task, search, splits, device, tracking, quiet, worker, claimed.close)
-                study.optimize(attempt, n_trials=1, catch=(Exception,))
+                count = _num_at_once(study, search)
+                meeting = Meeting(count, splits, claimed.close) if count > 1 else None
+                attempts = [
+                    _Attempt(task, search, splits, device, tracking, quiet, worker, claimed.close, meeting)
+                    for _ in range(count)
+                ]
+                _run(study, attempts)
             _forget()
-            if attempt.run_id:
-                around = perf_counter() - start - attempt.fit_seconds
-                figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
-                tracking.log_after(attempt.run_id, figures)
+            for attempt in attempts:
+                if attempt.run_id:
+                    around = perf_counter() - start - attempt.fit_seconds
+                    figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
+                    tracking.log_after(attempt.run_id, figures)
+
+
+def _run(study: optuna.Study, attempts: Sequence["_Attempt"]) -> None:
+    """Runs as many trials; several in as many threads of this process, each of which has a heart of its own."""
+    left, count = list(attempts), len(attempts)
+    study.optimize(lambda trial: left.pop()(trial), n_trials=count, n_jobs=count, catch=(Exception,))
+
+
+def _num_at_once(study: optuna.Study, search: Search) -> int:
+    """How many of the next trials are trained at once: those that wait with one configuration and their seeds.
+
+    None are where latency is measured, which must be done in quiet.
+    """
+    waiting = [each.user_attrs.get("candidate") for each in studies.trials(study, TrialState.WAITING)]
+    if not waiting or waiting[0] is None or "latency" in search.objectives or not together.possible(search.base):
+        return 1
+    return len([*takewhile(lambda candidate: candidate == waiting[0], waiting)])
 
 
 def _forget() -> None:
@@ -227,15 +252,28 @@ class _Attempt:
     quiet: processes.Quiet
     worker: dict[str, Any]
     on_drawn: Callable[[], None]
+    meeting: Meeting | None
+    """With the trials that are trained at the same time, if there are any."""
     run_id: str = ""
     fit_seconds: float = 0.0
+    num_told: int = 0
+    """Epochs that were logged."""
 
     def __call__(self, trial: Trial) -> list[float]:
+        try:
+            return self._run(trial)
+        except Exception:
+            if self.meeting:
+                self.meeting.cancel()
+            raise
+
+    def _run(self, trial: Trial) -> list[float]:
         trial.set_user_attr("worker", self.worker)
         asked = {name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs}
         with _error_kept(trial):
             point = {} if asked.get("candidate") == DEFAULT else sampling.suggest(trial, self.search.space)
-            self.on_drawn()
+            if not self.meeting:
+                self.on_drawn()
             plan = plan_at(self.search.base, point) if point else self.search.base
             plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
             settled = Settled(plan.precision, plan.batch_parts, self.device.kind, self.device.num_threads)
@@ -265,7 +303,9 @@ class _Attempt:
         def on_epoch(epoch: Epoch) -> None:
             nonlocal telling
             begin = perf_counter()
-            self.tracking.log_epoch(epoch)
+            if epoch.number > self.num_told:
+                self.tracking.log_epoch(epoch, run_id=self.run_id)
+            self.num_told = max(self.num_told, epoch.number)
             prunable = len(self.search.objectives) == 1 and "seed" not in trial.user_attrs
             if prunable:
                 trial.report(epoch.validation_accuracy, epoch.number)
@@ -276,30 +316,36 @@ class _Attempt:
                 raise optuna.TrialPruned(f"after epoch {epoch.number}")
 
         start = perf_counter()
-        state = "failed"
+        state, seeds_at_once = "failed", 1
         figures: dict[str, float] = {}
         try:
-            try:
-                fitted = training.fit(plan, self.splits, on_epoch)
-            finally:
-                self.fit_seconds = perf_counter() - start - telling
-            figures = {
-                "accuracy": fitted.viewed.accuracy if fitted.viewed else fitted.kept.validation_accuracy,
-                "parameters": fitted.model.count_params(),
-            }
-            if "latency" in self.search.objectives:
-                with self.quiet.alone():
-                    seconds = latencies(fitted.predict, self.splits.validation.images)
-                figures["latency"] = statistics.median(seconds)
-            if "seed" in trial.user_attrs:
-                trial.set_user_attr("num_parameters", figures["parameters"])
-                trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))
+            with ExitStack() as turn:
+                try:
+                    if self.meeting:
+                        fitted = turn.enter_context(self.meeting.fitted(plan, on_epoch))
+                    else:
+                        fitted = training.fit(plan, self.splits, on_epoch)
+                finally:
+                    self.fit_seconds = perf_counter() - start - telling
+                seeds_at_once = fitted.kept.seeds_at_once
+                figures = {
+                    "accuracy": fitted.viewed.accuracy if fitted.viewed else fitted.kept.validation_accuracy,
+                    "parameters": fitted.model.count_params(),
+                }
+                if "latency" in self.search.objectives:
+                    with self.quiet.alone():
+                        seconds = latencies(fitted.predict, self.splits.validation.images)
+                    figures["latency"] = statistics.median(seconds)
+                if "seed" in trial.user_attrs:
+                    trial.set_user_attr("num_parameters", figures["parameters"])
+                    trial.set_user_attr("model_uri", self.tracking.log_model(fitted, self.splits, plan))
             state = "complete"
         except optuna.TrialPruned:
             state = "pruned"
             raise
         finally:
-            self.tracking.log_trial(state, figures | {"perf/fit_seconds": self.fit_seconds})
+            figures |= {"perf/fit_seconds": self.fit_seconds}
+            self.tracking.log_trial(state, figures, seeds_at_once=seeds_at_once)
         return figures
 
 

@@ -112,6 +112,8 @@ def gain(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> Sprea
 def command(candidate: Candidate, settings: Tune) -> str:
     """The command that trains a candidate again as its best training on a fresh seed was; on a CPU bit for bit.
 
+    One that was trained beside other seeds comes to the same but for rounding.
+
     How many threads share an operation decides in what order a convolution sums: where the training had fewer than
     there are here, as beside other workers, the command begins with what keeps it to as many.
     """

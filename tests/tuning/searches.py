@@ -44,7 +44,7 @@ class Recorder:
             self.told.append(type(error).__name__)
             raise
 
-    def log_trial(self, state, figures):
+    def log_trial(self, state, figures, *, seeds_at_once):
         self.states.append(state)
 
     def log_after(self, run_id, figures):

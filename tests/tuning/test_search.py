@@ -206,6 +206,21 @@ def test_the_best_are_trained_again_on_fresh_seeds_beside_the_default(store, sec
     assert {run.data.params["recipe.seed"] for run in searched(store, second["run_id"])} == {"0"}
 
 
+def test_with_jax_the_fresh_seeds_of_a_configuration_are_trained_at_once(new_store):
+    pytest.importorskip("jax", reason="the extra jax is not installed")
+    store = new_store()
+    with begun(store, command(study="jax", trials=1, best=1, repeats=2, backend="jax")) as process:
+        result = ended(process)
+    assert [each["validation_accuracy"]["n"] for each in result["candidates"]] == [2, 2]
+    runs = nested(store, result["run_id"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    at_once = [(run.data.tags.get("candidate"), run.data.tags["seeds_at_once"]) for run in runs]
+    assert sorted(at_once, key=str) == [("-1", "2"), ("-1", "2"), ("0", "2"), ("0", "2"), (None, "1")]
+    for run in runs:
+        epochs = store.client.get_metric_history(run.info.run_id, "val/accuracy")
+        assert [each.value for each in epochs] == [run.data.metrics["val/final_accuracy"]]
+
+
 def test_the_winner_is_the_best_by_validation_mean_and_alone_is_tested_beside_the_default(second):
     winner, other, default = second["candidates"]
     assert winner["validation_accuracy"]["mean"] >= other["validation_accuracy"]["mean"]
