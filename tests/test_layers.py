@@ -59,7 +59,7 @@ LAYERS = [  # a module may import from rows above its own, not from its own row
     {"report.page"},
     {"tuning"},
     {"tuning.studies", "tuning.workers", "tuning.figures"},
-    {"tuning.sampling"},
+    {"tuning.sampling", "tuning.meeting"},
     {"tuning.trials"},
     {"tuning.candidates"},
     {"tuning.verdict"},

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, Store, tracked_in
+from conftest import ROOT, Store, fit_and_test, tracked_in
 from mlflow import MlflowClient
 
 from fmnist import data, machine, training
@@ -210,7 +210,7 @@ def test_a_registered_model_gives_the_probabilities_of_the_model_in_memory(new_s
     with tracked_in(store):
         plan = training.plan(settings)
         with runs.run(settings, "cnn64"):
-            trained = training.train(plan, splits, log.log_epoch)
+            trained = fit_and_test(plan, splits, log.log_epoch)
             used = device.Device("cpu", "some CPU", 1, False, {})
             result = log.log_end(trained, plan, splits, used, tensorboard=False)
             assert models.register(result, "fashion-mnist") == "fashion-mnist/1"
