@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from fmnist.tracking import outbox, template
 
 LAUNCHER_SECONDS = 15
 INTERRUPTED_SECONDS = 5.0  # for which somebody who has typed Ctrl-C waits for a server
-_delivering: list[None] = []  # one for each `delivered` that is open, in whatever thread
+_delivering = 0  # how many `delivered` are open, in whatever threads
+_counting = threading.Lock()
 
 
 def open_store(*, keeps: bool = False) -> str:
@@ -117,7 +119,9 @@ def run(record: Any, name: str) -> Iterator[str]:
 @contextmanager
 def delivered() -> Iterator[None]:
     """What is logged within is sent to a server, or left as a bundle, as soon as no other such is open."""
-    _delivering.append(None)
+    global _delivering
+    with _counting:
+        _delivering += 1
     seconds = None
     try:
         yield
@@ -125,9 +129,10 @@ def delivered() -> Iterator[None]:
         seconds = INTERRUPTED_SECONDS
         raise
     finally:
-        _delivering.pop()
-        if not _delivering:
-            outbox.leave(seconds)
+        with _counting:
+            _delivering -= 1
+            if not _delivering:
+                outbox.leave(seconds)
 
 
 @contextmanager

@@ -48,15 +48,16 @@ def study_run(run_id: str, *, leads: bool) -> Iterator[str]:
 @contextmanager
 def trial_run(parent: str, name: str, tags: Mapping[str, Any], point: Mapping[str, Any]) -> Iterator[str]:
     """The run of a trial, under a run that another process may own; gives its id."""
-    open_store(keeps=True)
-    experiment = mlflow.get_run(parent).info.experiment_id
-    with delivered(), ended():
-        texts = {"mlflow.parentRunId": parent, "entry_point": "trial"} | {
-            key: str(value) for key, value in tags.items()
-        }
-        active = mlflow.start_run(run_name=name, experiment_id=experiment, tags=texts)
-        mlflow.log_params({f"space.{key}": value for key, value in point.items()})
-        yield active.info.run_id
+    texts = {"mlflow.parentRunId": parent, "entry_point": "trial"} | {
+        key: str(value) for key, value in tags.items()
+    }
+    with delivered():
+        open_store(keeps=True)
+        experiment = mlflow.get_run(parent).info.experiment_id
+        with ended():
+            active = mlflow.start_run(run_name=name, experiment_id=experiment, tags=texts)
+            mlflow.log_params({f"space.{key}": value for key, value in point.items()})
+            yield active.info.run_id
 
 
 def log_trial(state: str, figures: Mapping[str, float], *, seeds_at_once: int) -> None:

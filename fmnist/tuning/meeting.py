@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from time import perf_counter
 
-from fmnist import together, training
+from fmnist import together
 from fmnist.data import Splits
-from fmnist.training import Epoch, Fitted, Plan
+from fmnist.training import Fitted, Plan
 
 
 class Meeting:
@@ -18,44 +18,48 @@ class Meeting:
     Args:
         count: How many trials.
         splits: What to train on.
-        on_begin: Is called when all have come, or one of them can't.
+        on_drawn: Is called when all have drawn their points, or one of them never will.
     """
 
-    def __init__(self, count: int, splits: Splits, on_begin: Callable[[], None]) -> None:
-        self._splits, self._on_begin = splits, on_begin
+    def __init__(self, count: int, splits: Splits, on_drawn: Callable[[], None]) -> None:
+        self._splits, self._on_drawn, self._left = splits, on_drawn, count
         self._all_there = threading.Barrier(count, self._fit_all)
-        self._asked: dict[int, tuple[Plan, Callable[[Epoch], None]]] = {}  # by seed
-        self._fitted: dict[int, Fitted] = {}
+        self._plans: list[Plan] = []
+        self._fitted: dict[int, tuple[Fitted, float]] = {}  # by seed
         self._turn = threading.Lock()
 
-    @contextmanager
-    def fitted(self, plan: Plan, on_epoch: Callable[[Epoch], None]) -> Iterator[Fitted]:
-        """What `fmnist.training.fit` gives; while this is open, the other trials wait for their turn.
+    def drawn(self) -> None:
+        """To be called by each trial when it has its point."""
+        with self._turn:
+            self._left -= 1
+            if not self._left:
+                self._on_drawn()
 
-        Args:
-            plan: What to train, settled.
-            on_epoch: Is told of every epoch, in whatever thread; of some again where it is then trained alone.
+    @contextmanager
+    def fitted(self, plan: Plan) -> Iterator[tuple[Fitted, float]]:
+        """What `fmnist.training.fit` gives for a settled plan, and the seconds that it took, those of all at once.
+
+        While this is open, the other trials wait for their turn.
         """
-        self._asked[plan.seed] = plan, on_epoch
+        self._plans.append(plan)
         with suppress(threading.BrokenBarrierError):
             self._all_there.wait()
         with self._turn:
-            known = plan.seed in self._fitted
-            yield self._fitted.pop(plan.seed) if known else training.fit(plan, self._splits, on_epoch)
+            yield self._fitted.pop(plan.seed) if plan.seed in self._fitted else self._fit([plan])[plan.seed]
 
-    def cancel(self) -> None:
-        """To be called for a trial that ends otherwise: the others don't wait for it."""
+    def leave(self) -> None:
+        """To be called for each trial that has ended, however it did: those that haven't met go on alone."""
         self._all_there.abort()
-        self._on_begin()
+        self._on_drawn()
 
     def _fit_all(self) -> None:
-        self._on_begin()
-        plans = [plan for plan, _ in self._asked.values()]
-        with suppress(Exception):  # whatever it is, a trial that is trained alone tells it
-            for group in together.groups(plans[0], self._splits, plans):
-                fitted = together.fit(group, self._splits, partial(self._tell, group))
-                self._fitted |= {plan.seed: each for plan, each in zip(group, fitted, strict=True)}
+        with suppress(Exception):  # whatever it is, the trials that are then trained alone tell it
+            for group in together.groups(self._plans[0], self._splits, self._plans):
+                with suppress(Exception):
+                    self._fitted |= self._fit(group)
 
-    def _tell(self, group: Sequence[Plan], index: int, epoch: Epoch) -> None:
-        _, on_epoch = self._asked[group[index].seed]
-        on_epoch(epoch)
+    def _fit(self, plans: Sequence[Plan]) -> dict[int, tuple[Fitted, float]]:
+        start = perf_counter()
+        found = together.fit(plans, self._splits, lambda *_: None)
+        seconds = perf_counter() - start
+        return {plan.seed: (each, seconds) for plan, each in zip(plans, found, strict=True)}

@@ -9,6 +9,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -16,7 +17,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmnist import machine, processes, space, together, training
 from fmnist.benchmark.cell import latencies
@@ -100,7 +101,7 @@ class Tracking(Protocol):
         self, parent: str, name: str, tags: Mapping[str, Any], point: space.Point
     ) -> AbstractContextManager[str]: ...
     def log_plan(self, plan: Plan, device: Device) -> None: ...
-    def log_epoch(self, epoch: Epoch, *, run_id: str | None = None) -> None: ...
+    def log_epoch(self, epoch: Epoch) -> None: ...
     def log_trial(self, state: str, figures: Mapping[str, float], *, seeds_at_once: int) -> None: ...
     def log_after(self, run_id: str, figures: Mapping[str, float]) -> None: ...
     def log_model(self, trained: Fitted, splits: Splits, plan: Plan) -> str: ...
@@ -200,8 +201,9 @@ def work(
                     return
                 count = _num_at_once(study, search)
                 meeting = Meeting(count, splits, claimed.close) if count > 1 else None
+                on_drawn = meeting.drawn if meeting else claimed.close
                 attempts = [
-                    _Attempt(task, search, splits, device, tracking, quiet, worker, claimed.close, meeting)
+                    _Attempt(task, search, splits, device, tracking, quiet, worker, on_drawn, meeting)
                     for _ in range(count)
                 ]
                 _run(study, attempts)
@@ -209,25 +211,48 @@ def work(
             for attempt in attempts:
                 if attempt.run_id:
                     around = perf_counter() - start - attempt.fit_seconds
-                    figures = {"perf/around_seconds": around, "perf/host_memory_bytes": machine.memory_bytes()}
+                    figures = {"perf/around_seconds": around} if count == 1 else {}
+                    figures["perf/host_memory_bytes"] = machine.memory_bytes()
                     tracking.log_after(attempt.run_id, figures)
 
 
 def _run(study: optuna.Study, attempts: Sequence["_Attempt"]) -> None:
     """Runs as many trials; several in as many threads of this process, each of which has a heart of its own."""
-    left, count = list(attempts), len(attempts)
-    study.optimize(lambda trial: left.pop()(trial), n_trials=count, n_jobs=count, catch=(Exception,))
+
+    def run(attempt: "_Attempt") -> None:
+        try:
+            study.optimize(attempt, n_trials=1, catch=(Exception,))
+        finally:
+            if attempt.meeting:
+                attempt.meeting.leave()
+
+    if len(attempts) == 1:
+        run(attempts[0])
+        return
+    with ThreadPoolExecutor(len(attempts)) as threads:
+        futures = [threads.submit(run, attempt) for attempt in attempts]
+    for each in futures:
+        each.result()  # raises what Optuna did: the storage may be away
 
 
 def _num_at_once(study: optuna.Study, search: Search) -> int:
     """How many of the next trials are trained at once: those that wait with one configuration and their seeds.
 
-    None are where latency is measured, which must be done in quiet.
+    None are where latency is measured, which must be done in quiet; where several workers share the trials and the
+    memory; and none of those that are tried again, as they may have taken too much of it.
     """
-    waiting = [each.user_attrs.get("candidate") for each in studies.trials(study, TrialState.WAITING)]
-    if not waiting or waiting[0] is None or "latency" in search.objectives or not together.possible(search.base):
+    waiting = studies.trials(study, TrialState.WAITING)
+    possible = together.possible(search.base) and search.settings.workers == 1
+    if not waiting or not possible or "latency" in search.objectives:
         return 1
-    return len([*takewhile(lambda candidate: candidate == waiting[0], waiting)])
+    candidate = waiting[0].user_attrs.get("candidate")
+    alike = takewhile(lambda each: candidate is not None and _is_fresh(each, candidate), waiting)
+    return max(len([*alike]), 1)
+
+
+def _is_fresh(trial: FrozenTrial, candidate: int) -> bool:
+    """Whether a trial is of a candidate, and tried for the first time."""
+    return trial.user_attrs.get("candidate") == candidate and "retry_history" not in trial.system_attrs
 
 
 def _forget() -> None:
@@ -256,24 +281,13 @@ class _Attempt:
     """With the trials that are trained at the same time, if there are any."""
     run_id: str = ""
     fit_seconds: float = 0.0
-    num_told: int = 0
-    """Epochs that were logged."""
 
     def __call__(self, trial: Trial) -> list[float]:
-        try:
-            return self._run(trial)
-        except Exception:
-            if self.meeting:
-                self.meeting.cancel()
-            raise
-
-    def _run(self, trial: Trial) -> list[float]:
         trial.set_user_attr("worker", self.worker)
         asked = {name: trial.user_attrs[name] for name in ASKED_FOR if name in trial.user_attrs}
         with _error_kept(trial):
             point = {} if asked.get("candidate") == DEFAULT else sampling.suggest(trial, self.search.space)
-            if not self.meeting:
-                self.on_drawn()
+            self.on_drawn()
             plan = plan_at(self.search.base, point) if point else self.search.base
             plan = dataclasses.replace(plan, seed=asked.get("seed", plan.seed))
             settled = Settled(plan.precision, plan.batch_parts, self.device.kind, self.device.num_threads)
@@ -303,9 +317,7 @@ class _Attempt:
         def on_epoch(epoch: Epoch) -> None:
             nonlocal telling
             begin = perf_counter()
-            if epoch.number > self.num_told:
-                self.tracking.log_epoch(epoch, run_id=self.run_id)
-            self.num_told = max(self.num_told, epoch.number)
+            self.tracking.log_epoch(epoch)
             prunable = len(self.search.objectives) == 1 and "seed" not in trial.user_attrs
             if prunable:
                 trial.report(epoch.validation_accuracy, epoch.number)
@@ -320,13 +332,15 @@ class _Attempt:
         figures: dict[str, float] = {}
         try:
             with ExitStack() as turn:
-                try:
-                    if self.meeting:
-                        fitted = turn.enter_context(self.meeting.fitted(plan, on_epoch))
-                    else:
+                if self.meeting:
+                    fitted, self.fit_seconds = turn.enter_context(self.meeting.fitted(plan))
+                    for epoch in fitted.history:
+                        self.tracking.log_epoch(epoch)
+                else:
+                    try:
                         fitted = training.fit(plan, self.splits, on_epoch)
-                finally:
-                    self.fit_seconds = perf_counter() - start - telling
+                    finally:
+                        self.fit_seconds = perf_counter() - start - telling
                 seeds_at_once = fitted.kept.seeds_at_once
                 figures = {
                     "accuracy": fitted.viewed.accuracy if fitted.viewed else fitted.kept.validation_accuracy,
@@ -344,7 +358,7 @@ class _Attempt:
             state = "pruned"
             raise
         finally:
-            figures |= {"perf/fit_seconds": self.fit_seconds}
+            figures |= {"perf/fit_seconds": self.fit_seconds} if self.fit_seconds else {}
             self.tracking.log_trial(state, figures, seeds_at_once=seeds_at_once)
         return figures
 

@@ -1,11 +1,12 @@
 """Trials that are trained at once, each in a thread of its own."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
-from fmnist import together, training
+from fmnist import together
 from fmnist.errors import FmnistError
 from fmnist.tuning.meeting import Meeting
 
@@ -20,60 +21,65 @@ def trained(monkeypatch):
 
     def fit(plans, splits, on_epoch):
         assert splits is SPLITS
-        calls.append([plan.seed for plan in plans])
-        for index, plan in enumerate(plans):
-            on_epoch(index, plan.seed)
-            if plan.seed == 2:
-                raise FmnistError("training diverged")
+        calls.append(sorted(plan.seed for plan in plans))
+        if 2 in calls[-1]:
+            raise FmnistError("training diverged")
         return [f"model {plan.seed}" for plan in plans]
 
     monkeypatch.setattr(together, "groups", lambda plan, splits, seeds: [seeds[:2], seeds[2:]])
     monkeypatch.setattr(together, "fit", fit)
-    monkeypatch.setattr(
-        training, "fit", lambda plan, splits, told: fit([plan], splits, lambda _, epoch: told(epoch))[0]
-    )
     return calls
 
 
-def outcomes(plans, *, cancels=False):
-    """What each plan comes to, and the epochs that it is told of; whether the trials have begun to be trained."""
-    begun, turns = [], []
-    meeting = Meeting(len(plans) + cancels, SPLITS, lambda: begun.append(True))
+def outcomes(plans, *, leaves=False):
+    """What each plan comes to; when all had drawn."""
+    drawn, inside = [], []
+    meeting = Meeting(len(plans) + leaves, SPLITS, lambda: drawn.append(True))
 
     def fitted(plan):
-        told = []
+        meeting.drawn()
         try:
-            with meeting.fitted(plan, told.append) as found:
-                turns.append(plan.seed)
-                assert turns.count(plan.seed) == 1
-                return found, told
+            with meeting.fitted(plan) as (found, seconds):
+                inside.append(plan)
+                time.sleep(0.02)
+                assert inside == [plan], "it is another's turn"
+                assert seconds >= 0
+                inside.remove(plan)
+                return found
         except FmnistError as error:
-            return str(error), told
+            return str(error)
+        finally:
+            meeting.leave()
 
     with ThreadPoolExecutor(len(plans)) as threads:
         futures = [threads.submit(fitted, plan) for plan in plans]
-        if cancels:
-            meeting.cancel()
-        return [future.result() for future in futures], bool(begun)
+        if leaves:
+            meeting.leave()
+        found = [future.result(timeout=30) for future in futures]
+    assert drawn
+    return found
 
 
 def test_all_are_trained_at_once_as_many_as_fit_and_each_gets_its_own(trained):
     plans = [PLANS[0], PLANS[2], SimpleNamespace(seed=4)]
-    found, begun = outcomes(plans)
-    assert found == [("model 1", [1]), ("model 3", [3]), ("model 4", [4])]
+    assert outcomes(plans) == ["model 1", "model 3", "model 4"]
     assert sorted(map(len, trained)) == [1, 2]
-    assert begun
 
 
 def test_where_one_diverges_it_alone_fails(trained):
-    (first, second, third), _ = outcomes(PLANS)
-    assert first[0] == "model 1"
-    assert second[0] == "training diverged"
-    assert third[0] == "model 3"
+    assert outcomes(PLANS) == ["model 1", "training diverged", "model 3"]
+    assert [2] in trained
 
 
 def test_where_one_does_not_come_the_others_are_trained_alone(trained):
-    found, begun = outcomes([PLANS[0], PLANS[2]], cancels=True)
-    assert found == [("model 1", [1]), ("model 3", [3])]
+    assert outcomes([PLANS[0], PLANS[2]], leaves=True) == ["model 1", "model 3"]
     assert sorted(trained) == [[1], [3]]
-    assert begun
+
+
+def test_the_points_are_drawn_when_the_last_trial_has_drawn():
+    drawn = []
+    meeting = Meeting(2, SPLITS, lambda: drawn.append(True))
+    meeting.drawn()
+    assert not drawn
+    meeting.drawn()
+    assert drawn
