@@ -25,7 +25,7 @@ def speedrun(settings: Speedrun) -> dict[str, Any]:
     with runs.run(settings, f"speedrun {chosen.record.name} · {settings.seeds} seeds") as run_id:
         date = tracking.log_record(chosen, splits, used)
         command = speedruns.Command(chosen, used, settings.price_per_hour, run_id, tracking, cli.Progress)
-        results = speedruns.run(command, range(settings.seed, settings.seed + settings.seeds))
+        results = speedruns.run(command, range(settings.seed, settings.seed + settings.seeds), splits)
         result = tracking.log_outcome(chosen, results, settings, used, date)
         best = max(results, key=lambda each: each["validation_accuracy"]) | {"together": result}
         registered = models.register(best, settings.registered_model)

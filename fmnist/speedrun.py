@@ -24,8 +24,10 @@ from fmnist.settings import Speedrun, Train
 from fmnist.statistics import spread
 from fmnist.training import Epoch, Fitted, Plan, Trained
 
-REPORTED = ("test_accuracy", "one_view_accuracy", "seconds", "compile_seconds", "joules", "money")
-"""Figures of a seed whose mean and spread are told."""
+CLOCKED = ("seconds", "compile_seconds", "joules", "money")
+"""Figures that seeds which are trained at once have in common."""
+REPORTED = ("test_accuracy", "one_view_accuracy", *CLOCKED)
+"""Figures whose mean and spread are told: over the seeds, or for `CLOCKED` over the groups trained at once."""
 BOARD = (
     *("target", "reached", "test accuracy: mean (95 % interval, n)", "seconds: mean (95 % interval; min-max)"),
     *("compilation, s", "energy, J", "money", "model", "device", "versions", "commit", "date", "command"),
@@ -118,12 +120,14 @@ class Command:
     """Of a name and a number of epochs."""
 
 
-def run(command: Command, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Trains and tests the seeds, one after the other or at once; gives their results."""
-    chosen = command.chosen
-    plans = [dataclasses.replace(chosen.plan, seed=seed) for seed in seeds]
+def run(command: Command, seeds: Sequence[int], splits: Splits) -> list[dict[str, Any]]:
+    """Trains and tests the seeds, one after the other or at once; gives their results.
+
+    The splits are those that `load` gives, which is called again on the clock.
+    """
+    plans = [dataclasses.replace(command.chosen.plan, seed=seed) for seed in seeds]
     results = []
-    for group in together.groups(chosen.plan, load(chosen.settings), plans):
+    for group in together.groups(command.chosen.plan, splits, plans):
         results += _train(command, group)
     return results
 
@@ -183,26 +187,30 @@ def _speed(load_seconds: float, clock: training.Clock, fitted: Fitted, price_per
 
 def outcome(record: Record, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the seeds of a record come to: the verdict, and the spread of each figure that all of them have."""
+    firsts = [0]  # of each group
+    while (after := firsts[-1] + results[firsts[-1]]["seeds_at_once"]) < len(results):
+        firsts.append(after)
     spreads = {}
     for name in REPORTED:
-        values = [result[name] for result in results]
+        among = [results[place] for place in firsts] if name in CLOCKED else results
+        values = [result[name] for result in among]
         if None not in values:
             spreads[name] = spread(values)
     accuracy, seconds = spreads["test_accuracy"], spreads["seconds"]
     reached = None if record.goal is None else accuracy.mean >= record.goal
     word = {None: "most accurate recipe", True: "reached", False: "missed"}[reached]
     figures = {name: dataclasses.asdict(each) for name, each in spreads.items()}
-    at_once = max(each["seeds_at_once"] for each in results)
-    between = f" ({seconds.min:.3g}-{seconds.max:.3g})" if len(results) > 1 else ""
-    if at_once > 1:
-        between = f" for {at_once} seeds at once"
+    between = f" ({seconds.min:.3g}-{seconds.max:.3g})" if len(firsts) > 1 else ""
+    sizes = [results[place]["seeds_at_once"] for place in firsts]
+    if max(sizes) > 1:
+        between += f" for {' and '.join(map(str, sizes))} seeds at once"
     return {
         "verdict": f"**{word}**: mean {_accuracy(figures['test_accuracy'])} in {seconds.mean:.3g} s{between}",
         "target": record.target,
         "reached": reached,
         "repeats": len(results),
         "seeds": [result["seed"] for result in results],
-        "seeds_at_once": at_once,
+        "seeds_at_once": sizes,
         "joules": UNKNOWN,
         **{name: {key: value for key, value in each.items() if key != "n"} for name, each in figures.items()},
     }
@@ -214,8 +222,9 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
     target = result["target"] if result["goal"] is None else f"{result['target']} %"
     between = "" if seconds["std"] is None else f"{seconds['ci95_low']:.3g}-{seconds['ci95_high']:.3g}; "
     between += f"{seconds['min']:.3g}-{seconds['max']:.3g}"
-    if result.get("seeds_at_once", 1) > 1:  # older results don't say
-        between = f"{result['seeds_at_once']} seeds at once"
+    sizes = result.get("seeds_at_once", [1])  # older results don't say
+    if max(sizes) > 1:
+        between += f"; {' and '.join(map(str, sizes))} seeds at once"
     return (
         target if other == "fashion-mnist" else f"{target} of {other}",
         {None: "–", True: "yes", False: "no"}[result["reached"]],

@@ -209,3 +209,27 @@ def test_more_trials_than_points_are_refused():
     )
     with pytest.raises(FmnistError, match="trials: expected at most the 2 points of the space, received 3"):
         trials.plan(Tune(model="mlp", trials=3, space=f"{fixed}, width=64|96"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost", "count"),
+    [
+        ({"backend": "jax"}, (), 3),
+        ({"backend": "jax"}, (0,), 1),  # it was tried, and its process died
+        ({"backend": "jax"}, (2,), 2),
+        ({"backend": "jax", "workers": 2}, (), 1),
+        ({"backend": "jax", "objective": "accuracy,latency"}, (), 1),
+        ({}, (), 1),
+    ],
+)
+def test_the_seeds_of_one_configuration_are_trained_at_once_where_nothing_is_against_it(changes, lost, count):
+    search = trials.plan(parse(Tune, {key: str(value) for key, value in (QUICK | changes).items()}))
+    study = optuna.create_study()
+    assert trials._num_at_once(study, search) == 1
+    for index, candidate in enumerate((4, 4, 4, trials.DEFAULT)):
+        history = {"retry_history": [0]} if index in lost else {}
+        attributes = {"candidate": candidate, "seed": index}
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs=history)
+        )
+    assert trials._num_at_once(study, search) == count
