@@ -185,6 +185,7 @@ def looking(model: "keras.Model", views: str) -> "keras.Model":
     """A model of the same weights that looks at several views of each image, by a name of `fmnist.recipe.Views`.
 
     It gives the probabilities of the mean of their logits; images moved by a pixel count half in it.
+    Nothing is taken by index: TensorFlow can't convert JAX's way to that to LiteRT.
 
     Source: Jordan 2024, https://arxiv.org/abs/2404.00498 (test-time augmentation)
     """
@@ -195,13 +196,15 @@ def looking(model: "keras.Model", views: str) -> "keras.Model":
     seen, shares = [pixels, ops.flip(pixels, axis=2)], [0.5, 0.5]
     if views == "flip_shift":
         for each in seen[:2]:
-            padded = ops.pad(each, ((0, 0), (1, 1), (1, 1)))
-            seen += [padded[:, :-2, :-2], padded[:, 2:, 2:]]
+            moved = [ops.pad(each, ((0, 0), (1, 1), (1, 1)))] * 2
+            for axis in (1, 2):
+                moved = [ops.split(moved[0], [SIDE], axis)[0], ops.split(moved[1], [2], axis)[1]]
+            seen += moved
         shares = [0.25] * 2 + [0.125] * 4
     one_view = keras.Model(model.inputs, model.get_layer("logits").output, name=ONE_VIEW)
     logits = one_view(ops.concatenate(seen, axis=0))
     by_view = ops.split(ops.reshape(logits, (len(seen), -1, logits.shape[-1])), len(seen), axis=0)
-    mean = sum(share * each[0] for share, each in zip(shares, by_view, strict=True))
+    mean = sum(share * ops.squeeze(each, axis=0) for share, each in zip(shares, by_view, strict=True))
     return keras.Model(pixels, model.get_layer("probabilities")(mean), name=model.name)
 
 

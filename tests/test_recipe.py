@@ -523,3 +523,14 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_1(handful):
     passed = keras.ops.convert_to_numpy(dirac(answers))
     np.testing.assert_allclose(passed[..., :8], answers, atol=1e-4)
     assert np.abs(passed[..., 8]).max() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*native_serialization:DeprecationWarning")  # Keras's way to export from JAX
+@pytest.mark.parametrize("views", ["flip", "flip_shift"])
+def test_a_model_with_views_can_be_converted_for_serving(views):
+    from fmnist import models
+    from fmnist.serving import conversion
+
+    plan = plan_of(model="resnet", hyper="filters=2,3")
+    model = plan.model.build(plan.hyperparameters, precision="float32", seed=0, num_classes=10)
+    assert conversion.to_litert(models.looking(model, views))
