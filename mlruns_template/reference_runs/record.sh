@@ -1,8 +1,8 @@
 #!/bin/sh
 # record.sh DEVICE NAME ...   records a reference run of each name beside this file, in a store of its own
 #
-# A name is a model, or speedrun-TARGET. REPEATS (3; of a speedrun 5) and EPOCHS (auto: the model's recipe) may be
-# set; FMNIST_DATA_DIR names the official files.
+# A name is a model, or speedrun-TARGET. REPEATS (3; of a speedrun 5), SEED (the first of a speedrun) and EPOCHS
+# (auto: the model's recipe) may be set; FMNIST_DATA_DIR names the official files.
 set -eu
 device=$1
 shift
@@ -15,7 +15,7 @@ for name in "$@"; do
     case $name in
     speedrun-*)
         MLFLOW_EXPERIMENT_NAME=speedrun
-        set -- -P target="${name#speedrun-}" -P seeds="${REPEATS:-5}"
+        set -- -P target="${name#speedrun-}" -P seeds="${REPEATS:-5}" ${SEED:+-P seed="$SEED"}
         ;;
     *)
         MLFLOW_EXPERIMENT_NAME=train
