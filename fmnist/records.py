@@ -30,7 +30,7 @@ _BOTH = {
         "recipe": _RECIPE + "views=flip;muon=0.05;momentum=0.85;weight_decay=0.002",
     },
     "92": _AIRBENCH
-    | {"hyper": "activation=relu", "epochs": "2", "validation": "1000"}
+    | {"hyper": "activation=relu;filters=16,48,64", "epochs": "2", "validation": "1000"}
     | {"recipe": _RECIPE + "views=flip;muon=0.04;momentum=0.8;weight_decay=0.002"},
     "93": _AIRBENCH
     | {"hyper": "activation=relu;filters=16,64,128", "epochs": "3"}
