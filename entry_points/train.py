@@ -24,7 +24,6 @@ def train(settings: Train) -> dict[str, Any]:
     from fmnist.tracking import training as tracking
 
     used = device.select(settings.device, settings.backend, stock=settings.trainer == "fit")
-    training.check_layers(plan)
     command = seeds.Command(splits, used, tracking, cli.Progress, settings.tensorboard)
     with runs.run(settings, seeds.name(found, used)) as run_id:
         with seeds.Work(found, command) as work:

@@ -79,6 +79,8 @@ class Model:
     builder: Callable[..., Layers]
     recipe: Recipe
     space: Space
+    any_side: bool = False
+    """Whether its weights are the same for images of another side."""
 
     def hyperparameters(self, text: str) -> dict[str, Any]:
         """All hyperparameters: the builder's defaults, overridden by a text such as `dense=120,84;dropout=0.3`.
@@ -151,12 +153,6 @@ class Model:
             or isinstance(layer, keras.layers.BatchNormalization)
             for layer in self.layers(hyperparameters)
         )
-
-    def takes_any_side(self, hyperparameters: dict[str, Any]) -> bool:
-        """Whether the weights are the same for images of another side, as far as layers tell."""
-        import keras
-
-        return not any(isinstance(layer, keras.layers.Flatten) for layer in self.layers(hyperparameters))
 
     def build(
         self, hyperparameters: dict[str, Any], *, precision: str, seed: int, num_classes: int = NUM_CLASSES
@@ -245,15 +241,17 @@ def _with_weights(model: "keras.Model") -> "list[keras.Layer]":
     return [layer for layer in one_view.layers if layer.weights]
 
 
-def model(name: str, recipe: Recipe, space: Space) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
+def model(
+    name: str, recipe: Recipe, space: Space, *, any_side: bool = False
+) -> Callable[[Callable[..., Layers]], Callable[..., Layers]]:
     """Registers a function that gives the hidden layers of a model.
 
     `space` holds what a search may vary beside `RECIPE_SPACE`, or otherwise than there: arguments of the function,
-    and the names that `SHAPED` has for its lists of widths.
+    and the names that `SHAPED` has for its lists of widths. `any_side` is as in `Model`.
     """
 
     def register(builder: Callable[..., Layers]) -> Callable[..., Layers]:
-        MODELS.add(name, Model(name, builder, recipe, {**space, **RECIPE_SPACE, **space}))
+        MODELS.add(name, Model(name, builder, recipe, {**space, **RECIPE_SPACE, **space}, any_side))
         return builder
 
     return register
@@ -445,6 +443,7 @@ HEAD_SCALE = 1 / 9  # of the features before the last layer, as in airbench
         "depth": Choice((2, 3)),
         "activation": ACTIVATIONS,
     },
+    any_side=True,
 )
 def airbench(
     *,
@@ -494,6 +493,7 @@ def airbench(
         "stem": Choice(("patch", "white_patch", "whiten", "dense")),
         "activation": ACTIVATIONS,
     },
+    any_side=True,
 )
 def resnet(
     *,
@@ -557,6 +557,7 @@ def resnet(
         "width": Span(1, 10),
         "dropout": Span(0.0, 0.5),
     },
+    any_side=True,
 )
 def wrn(
     *,

@@ -153,10 +153,10 @@ EXTRA_SPACE: Space = {
 }
 
 
-def one_side_only(model: str, side: int) -> FmnistError:
-    """The error for a model whose weights are for images of one side alone."""
+def one_side_only(model: str, where: str, sides: object) -> FmnistError:
+    """The error for a model whose weights are for images of one side alone, and other sides."""
     return FmnistError(
-        f"recipe: small_side={side}: {model} has layers for images of one side alone; leave it out, "
+        f"{where}: small_side={sides}: {model} has layers for images of one side alone; leave it out, "
         "or take a model that ends in a mean or maximum over the image, for example -P model=resnet"
     )
 

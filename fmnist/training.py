@@ -161,7 +161,8 @@ def plan(settings: Train) -> Plan:
     """The settings with the model's own recipe in place of every `auto`; imports nothing heavy.
 
     Raises:
-        FmnistError: If a hyperparameter isn't one of the model's, or out of its bounds.
+        FmnistError: If a hyperparameter isn't one of the model's, or out of its bounds, or the recipe has smaller
+            images, and the model takes those of one side alone.
     """
     model: Model = MODELS[settings.model]
     recipe = resolve(
@@ -172,6 +173,8 @@ def plan(settings: Train) -> Plan:
         batch_size=settings.batch_size,
         epochs=settings.epochs,
     )
+    if recipe.small_side and not model.any_side:
+        raise one_side_only(model.name, "recipe", recipe.small_side)
     return Plan(
         model=model,
         hyperparameters=model.hyperparameters(settings.hyper),
@@ -224,16 +227,6 @@ def check_fits(plan: Plan, splits: Splits) -> None:
             f"batch_size: expected at most the {len(splits.train)} images of the training split, "
             f"received {plan.recipe.batch_size}"
         )
-
-
-def check_layers(plan: Plan) -> None:
-    """Checks a plan against the layers of its model; to be called after `fmnist.device.select`.
-
-    Raises:
-        FmnistError: If the recipe has smaller images, and the model takes those of one side alone.
-    """
-    if plan.recipe.small_side and not plan.model.takes_any_side(plan.hyperparameters):
-        raise one_side_only(plan.model.name, plan.recipe.small_side)
 
 
 def settle(plan: Plan, device: Device) -> Plan:

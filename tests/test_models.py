@@ -39,6 +39,26 @@ def test_a_model_has_the_parameters_of_its_layers_and_gives_probabilities_of_raw
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_says_whether_its_weights_are_for_images_of_any_side(name, cpu):
+    import keras
+
+    model = MODELS[name].build(MODELS[name].hyperparameters(""), precision="float32", seed=0)
+    of_images = keras.Model([model.get_layer("channel").output], model.output)
+
+    def at_side(side):
+        return keras.models.clone_model(
+            of_images, input_tensors=[keras.Input((side, side, 1))], clone_function=lambda layer: layer
+        )
+
+    assert at_side(28).output.shape == (None, 10)
+    if MODELS[name].any_side:
+        assert at_side(20).output.shape == (None, 10)
+    else:
+        with pytest.raises(ValueError, match="incompatible"):
+            at_side(20)
+
+
 def test_airbenchs_third_convolutions_are_in_branches_that_add_to_what_they_are_given(cpu):
     import keras
 

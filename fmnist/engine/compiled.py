@@ -13,7 +13,7 @@ from fmnist.engine.changes import Changes, mirrored, resized
 from fmnist.engine.randomness import draw_states, random_states
 from fmnist.engine.result import PREDICT_BATCH, Pass
 from fmnist.engine.schedule import rates
-from fmnist.recipe import Recipe, one_side_only
+from fmnist.recipe import Recipe
 
 
 class CompiledEngine(ABC):
@@ -55,7 +55,7 @@ class CompiledEngine(ABC):
         self._predict = self.predictor(model)
         if recipe.num_small_epochs:
             small = resized(images, recipe.small_side)
-            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side, model.name))
+            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side))
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         start = perf_counter()
@@ -121,18 +121,11 @@ def cut(batch: Any, num_parts: int) -> list[Any]:
     return [batch[start : start + size] for start in range(0, batch.shape[0], size)]
 
 
-def _at_side(logits: keras.Model, side: int, name: str) -> keras.Model:
-    """The model over images of another side, with the same layers.
-
-    Raises:
-        FmnistError: If one of its layers is for one side alone.
-    """
+def _at_side(logits: keras.Model, side: int) -> keras.Model:
+    """The model over images of another side, with the same layers."""
 
     def layer_at(layer: Any) -> Any:
         return keras.layers.Reshape((side, side, 1)) if layer.name == "channel" else layer
 
-    try:
-        pixels = keras.Input((side, side))
-        return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
-    except ValueError as error:
-        raise one_side_only(name, side) from error
+    pixels = keras.Input((side, side))
+    return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)

@@ -24,7 +24,7 @@ from fmnist.benchmark.cell import latencies
 from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
-from fmnist.recipe import EXTRA_SPACE, NAMES, resolve
+from fmnist.recipe import EXTRA_SPACE, NAMES, one_side_only, resolve
 from fmnist.settings import Train, Tune, parse_augment
 from fmnist.training import Epoch, Fitted, Plan
 from fmnist.tuning import sampling, studies
@@ -111,7 +111,8 @@ def plan(settings: Tune) -> Search:
     """What the settings ask for; imports nothing heavy beside Optuna.
 
     Raises:
-        FmnistError: If the space isn't a narrowing of the model's, or there are too few or many points in it.
+        FmnistError: If the space isn't a narrowing of the model's, has smaller images, which the model doesn't
+            take, or has too few or many points.
     """
     base = training.plan(
         Train(
@@ -123,6 +124,8 @@ def plan(settings: Tune) -> Search:
         )
     )
     narrowed = space.narrow(base.model.space, settings.space, more=EXTRA_SPACE)
+    if "small_side" in narrowed and not base.model.any_side:
+        raise one_side_only(base.model.name, "space", narrowed["small_side"])
     points = space.size(narrowed)
     if settings.sampler == "grid":
         points = math.prod(map(len, space.grid(narrowed).values()))

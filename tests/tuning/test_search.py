@@ -354,6 +354,7 @@ def test_workers_run_on_the_nodes_of_a_ray_cluster(new_store):
         ({"objective": "accuracy,latency", "sampler": "cmaes"}, "sampler=cmaes takes one objective"),
         ({"space": "wdith=64..128"}, "unknown dimension of the space 'wdith'. Did you mean 'width'?"),
         ({"space": "width=128..64"}, "space: width: expected a range low..high"),
+        ({"space": "small_side=14|20"}, "space: small_side=14|20: lenet has layers for images of one side alone"),
         ({"storage": "sqlite:///x.db"}, "storage: expected auto or postgresql://user@host/database"),
         (
             {"storage": "postgresql://nobody:secret@127.0.0.1:1/x"},
