@@ -158,7 +158,8 @@ def test_what_is_not_known_is_unknown_and_never_nought(cells, report):
     assert "device_memory_bytes" not in run.data.metrics
     rows = list(csv.DictReader(io.StringIO((report / "benchmark.csv").read_text())))
     assert {row["device_memory_bytes"] for row in rows if row["device"] == "cpu"} == {"unknown"}
-    assert run.data.tags["machine.cpu"] == machine.cpu_name()
+    assert run.data.tags["machine.cpu"] == run.data.tags["device.name"] == machine.cpu_name()
+    assert run.data.tags["device.threads"] == str(machine.num_threads())
     assert run.data.tags["commit"] == machine.commit()
 
 
@@ -225,7 +226,7 @@ def test_a_cells_run_and_its_parent_end_when_logging_is_broken_off(tracked, monk
     monkeypatch.setattr(mlflow, "log_dict", broken)
     grid = made_grid()
     cell = measuring.Cell("mlp", 1.0, "cpu", "jax", "fit", "float32", 32, "auto")
-    measured = {"epoch_seconds": [1.0], "conditions": {}}
+    measured = {"epoch_seconds": [1.0], "conditions": {}, "device_name": "a CPU"}
     with pytest.raises(error), runs.run(Benchmark(), "benchmark") as run_id:
         log.log_cell(cell, [measured], grid, None)
     assert mlflow.active_run() is None
