@@ -154,7 +154,7 @@ EXTRA_SPACE: Space = {
 
 
 def one_side_only(model: str, where: str, sides: object) -> FmnistError:
-    """The error for a model whose weights are for images of one side alone, and other sides."""
+    """The error for a model that takes images of one side alone, where others are asked for."""
     return FmnistError(
         f"{where}: small_side={sides}: {model} has layers for images of one side alone; leave it out, "
         "or take a model that ends in a mean or maximum over the image, for example -P model=resnet"

@@ -34,9 +34,8 @@ def log_cell(cell: Cell, measurements: list[grids.Measurement], grid: grids.Grid
         mlflow.set_tags({"status": row["status"], "reason": row["reason"]})
         if row["status"] == "measured":
             conditions = {name: row[name] for name in grids.CONDITIONS}
+            conditions |= {"device.name": newest["device_name"], "device.threads": facts["machine"]["threads"]}
             mlflow.set_tags({name: machine.UNKNOWN if each is None else each for name, each in conditions.items()})
-            threads = facts["machine"]["threads"]
-            mlflow.set_tags({"device.name": newest["device_name"], "device.threads": threads})
             values = {name: value for name, value in row.items() if name not in (*grids.CELL, *ratios.COMPARED)}
             numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
             mlflow.log_metrics(numbers, step=len(measurements))
