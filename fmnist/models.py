@@ -9,6 +9,7 @@ it. Keras is imported only when a model is built.
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -166,15 +167,28 @@ class Model:
         # Keras draws the seeds of its initializers from Python's generator. keras.utils.set_random_seed
         # does no more for them, but imports TensorFlow under any backend.
         random.seed(seed)
-        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-        pixels = keras.Input((SIDE, SIDE), name="pixels")
-        outputs = keras.layers.Rescaling(1 / 255, name="scale")(pixels)
-        outputs = keras.layers.Reshape((SIDE, SIDE, 1), name="channel")(outputs)
-        outputs = _through(self.builder(**hyperparameters), outputs)
-        # The last sums and the softmax stay in float32: bfloat16 has too few digits for probabilities.
-        logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(outputs)
-        probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(logits)
-        return keras.Model(pixels, probabilities, name=self.name)
+        with _computing_in(precision):
+            pixels = keras.Input((SIDE, SIDE), name="pixels")
+            outputs = keras.layers.Rescaling(1 / 255, name="scale")(pixels)
+            outputs = keras.layers.Reshape((SIDE, SIDE, 1), name="channel")(outputs)
+            outputs = _through(self.builder(**hyperparameters), outputs)
+            # The last sums and the softmax stay in float32: bfloat16 has too few digits for probabilities.
+            logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(outputs)
+            probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(logits)
+            return keras.Model(pixels, probabilities, name=self.name)
+
+
+@contextmanager
+def _computing_in(precision: str) -> "Iterator[None]":
+    """Has the layers that are made meanwhile compute in a precision; those made later don't."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def looking(model: "keras.Model", views: str) -> "keras.Model":

@@ -86,6 +86,14 @@ def test_the_seed_decides_the_weights(cpu):
     assert not np.array_equal(one, other)
 
 
+def test_a_model_in_bfloat16_leaves_later_layers_in_float32(cpu):
+    import keras
+
+    model = MODELS["lenet"].build(MODELS["lenet"].hyperparameters(""), precision="bfloat16", seed=0)
+    assert model.layers[3].compute_dtype == "bfloat16"
+    assert keras.layers.Dense(1).compute_dtype == "float32"
+
+
 def test_the_mlp_recipe_is_the_one_it_replaces():
     recipe = MODELS["mlp"].recipe
     assert recipe == fmnist.recipe.Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30)

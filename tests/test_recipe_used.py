@@ -138,11 +138,7 @@ def test_what_a_run_records_of_a_recipe_comes_to_the_same_plan_whatever_the_mode
 
 
 def small(name, text, precision="float32"):
-    import keras
-
-    model = MODELS[name].build(MODELS[name].hyperparameters(text), precision=precision, seed=0)
-    keras.config.set_dtype_policy("float32")  # for the layers that other tests make
-    return model
+    return MODELS[name].build(MODELS[name].hyperparameters(text), precision=precision, seed=0)
 
 
 def softmax(logits):

@@ -24,14 +24,10 @@ ONE = IMAGES[:1].tolist()
 
 
 def small_model(precision: str = "float32") -> Any:
-    import keras
-
     from fmnist.models import MODELS
 
     model = MODELS["lenet"]
-    built = model.build(model.hyperparameters("filters=4,8;dense=16"), precision=precision, seed=0)
-    keras.config.set_dtype_policy("float32")  # for the layers that other tests make
-    return built
+    return model.build(model.hyperparameters("filters=4,8;dense=16"), precision=precision, seed=0)
 
 
 @pytest.fixture(scope="module")

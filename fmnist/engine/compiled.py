@@ -125,7 +125,9 @@ def _at_side(logits: keras.Model, side: int) -> keras.Model:
     """The model over images of another side, with the same layers."""
 
     def layer_at(layer: Any) -> Any:
-        return keras.layers.Reshape((side, side, 1)) if layer.name == "channel" else layer
+        if layer.name != "channel":
+            return layer
+        return keras.layers.Reshape((side, side, 1), dtype=layer.dtype_policy)
 
     pixels = keras.Input((side, side))
     return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
