@@ -1,8 +1,8 @@
 #!/bin/sh
 # record.sh DEVICE NAME ...   records a reference run of each name beside this file, in a store of its own
 #
-# A name is a model, or speedrun-TARGET. REPEATS (3; of a speedrun 5), SEED (the first of a speedrun) and EPOCHS
-# (auto: the model's recipe) may be set; FMNIST_DATA_DIR names the official files.
+# A name is a model, or speedrun-TARGET. REPEATS (3; of a speedrun 5), SEED (the first of a speedrun), and of a model
+# EPOCHS (auto: its recipe's) and PRECISION (auto) may be set; FMNIST_DATA_DIR names the official files.
 set -eu
 device=$1
 shift
@@ -19,7 +19,8 @@ for name in "$@"; do
         ;;
     *)
         MLFLOW_EXPERIMENT_NAME=train
-        set -- -P model="$name" -P repeats="${REPEATS:-3}" -P epochs="${EPOCHS:-auto}"
+        set -- -P model="$name" -P repeats="${REPEATS:-3}" -P epochs="${EPOCHS:-auto}" \
+            -P precision="${PRECISION:-auto}"
         ;;
     esac
     MLFLOW_TRACKING_URI="sqlite:///$store/$name.db"
