@@ -449,7 +449,7 @@ class Export:
     to: str = option("bundle.zip", "the zip to write")
     small: bool = option(
         False,
-        "leave out models, artifacts over 40 KiB, many colours, and who ran it where",
+        "leave out models, artifacts over 36 KiB, many colours, and who ran it where",
         choices=("true", "false"),
     )
 
