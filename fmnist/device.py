@@ -195,7 +195,8 @@ def _select_jax(requested: str) -> tuple[str, bool] | None:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return None
-    return str(device.device_kind), float(getattr(device, "compute_capability", 0)) >= 8
+    major, *_ = str(getattr(device, "compute_capability", "")).split(".")  # an AMD GPU's is a name
+    return str(device.device_kind), major.isdecimal() and int(major) >= 8
 
 
 def _select_torch(requested: str) -> tuple[str, bool] | None:

@@ -161,6 +161,9 @@ class Model:
         """A Keras model with fresh weights, drawn from the seed.
 
         Takes raw pixels `(batch, 28, 28)`, float32, 0-255; gives probabilities `(batch, classes)`, float32.
+
+        Raises:
+            FmnistError: If a layer finds less than a pixel, for example.
         """
         import keras
 
@@ -171,7 +174,13 @@ class Model:
             pixels = keras.Input((SIDE, SIDE), name="pixels")
             outputs = keras.layers.Rescaling(1 / 255, name="scale")(pixels)
             outputs = keras.layers.Reshape((SIDE, SIDE, 1), name="channel")(outputs)
-            outputs = _through(self.builder(**hyperparameters), outputs)
+            try:
+                outputs = _through(self.builder(**hyperparameters), outputs)
+            except ValueError as error:  # Keras's
+                values = arguments.text(hyperparameters)
+                raise FmnistError(
+                    f"hyper: {self.name}'s layers don't fit together with {values}; type for example fewer filters"
+                ) from error
             # The last sums and the softmax stay in float32: bfloat16 has too few digits for probabilities.
             logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(outputs)
             probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(logits)

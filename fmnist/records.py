@@ -1,8 +1,8 @@
 """The recipes that are recorded for a target accuracy and a kind of device: what `speedrun` runs.
 
-All that decides a training is fixed here in advance, chosen on the validation split alone. To enter a better
-one, edit `RECORDS`: its values are `train`'s parameters, as a user would type them. What is left out is as the
-model's own recipe has it.
+All that decides a training is fixed here in advance, chosen on the validation split; how far it must be above its
+target there was learnt from earlier claims, of which docs/records.md tells. To enter a better one, edit `RECORDS`:
+its values are `train`'s parameters, as a user would type them. What is left out is as the model's recipe has it.
 """
 
 from collections.abc import Mapping

@@ -98,14 +98,17 @@ def fit(
     begin = partial(engine.begin, [plan.seed for plan in plans], states)
     begin()
     if clock:
+        engines.wait(plans[0].backend)
         clock.prepare_seconds = perf_counter() - began
-        warm_up_seconds = engines.warm_up(engine.train_epochs, begin, plans[0].recipe)
     patience, num_weights = plans[0].patience, len(weighted[0].weights)
-    for index, course in enumerate(courses):
-        for epoch in course.history:
-            on_epoch(index, epoch)
     background = ThreadPoolExecutor(max_workers=1)
     try:
+        if clock:
+            warm_up = background.submit(engines.warm_up, engine.train_epochs, begin, plans[0].recipe)
+            warm_up_seconds = warm_up.result()
+        for index, course in enumerate(courses):
+            for epoch in course.history:
+                on_epoch(index, epoch)
         while going := [index for index, course in enumerate(courses) if not course.ended]:
             epochs = background.submit(_epochs, engine, courses, going, splits, clock).result()
             states = engine.states() if on_checkpoint or patience else []

@@ -123,10 +123,10 @@ class Clock:
 
     def note_compilation(self, warm_up_seconds: float, history: Sequence[Epoch], recipe: Recipe) -> None:
         """Notes how much longer the warm-up took than the same epochs later."""
-        again = {1, recipe.epochs} if recipe.num_small_epochs else {1}
-        self.compile_seconds = max(
-            warm_up_seconds - sum(each.seconds for each in history if each.number in again), 0.0
-        )
+        from fmnist import engine as engines
+
+        again = sum(each.seconds for each in history if each.number in engines.kinds(recipe))
+        self.compile_seconds = max(warm_up_seconds - again, 0.0)
 
 
 @dataclass(frozen=True)
@@ -291,32 +291,24 @@ def fit(
     from fmnist import engine as engines
 
     began = perf_counter()
-    model = fresh(plan, splits)
-    engine = engines.load(
-        plan.trainer,
-        plan.backend,
-        model,
-        recipe=plan.recipe,
-        augment=plan.augment,
-        batch_parts=plan.batch_parts or 1,
-        images=splits.train.images,
-        labels=splits.train.labels,
-    )
+    model, engine = prepare(plan, splits)
     if clock:
+        engines.wait(plan.backend)
         clock.prepare_seconds = perf_counter() - began
-        before = [variable.numpy() for variable in engine.variables]
-        restore = partial(_assign, engine, before)
-        warm_up_seconds = engines.warm_up(partial(engine.train_epoch, plan.seed), restore, plan.recipe)
     course = Course(plan, model, start, compiled=clock is not None)
-    if start:
-        _assign(engine, start.state)
-    for epoch in course.history:
-        on_epoch(epoch)
+    # Python answers a signal between two of its own instructions, and a compiled epoch can take minutes: waiting
+    # for a thread, the main one can be interrupted at once.
     background = ThreadPoolExecutor(max_workers=1)
     try:
+        if clock:
+            restore = partial(_assign, engine, [variable.numpy() for variable in engine.variables])
+            train_epoch = partial(engine.train_epoch, plan.seed)
+            warm_up_seconds = background.submit(engines.warm_up, train_epoch, restore, plan.recipe).result()
+        if start:
+            _assign(engine, start.state)
+        for epoch in course.history:
+            on_epoch(epoch)
         while not course.ended:
-            # Python answers a signal between two of its own instructions, and a compiled epoch can take
-            # minutes: waiting for a thread, the main one can be interrupted at once.
             epoch = background.submit(_epoch, engine, course, splits, clock).result()
             if course.add(epoch):
                 course.best = model.get_weights()
@@ -371,6 +363,24 @@ class Course:
 
     def checkpoint(self, state: list[NDArray[Any]]) -> Checkpoint:
         return Checkpoint(state, self.best, self._kept, [dataclasses.asdict(each) for each in self.history])
+
+
+def prepare(plan: Plan, splits: Splits) -> "tuple[keras.Model, Engine]":
+    """The model as it begins, and what trains it."""
+    from fmnist import engine as engines
+
+    model = fresh(plan, splits)
+    engine = engines.load(
+        plan.trainer,
+        plan.backend,
+        model,
+        recipe=plan.recipe,
+        augment=plan.augment,
+        batch_parts=plan.batch_parts or 1,
+        images=splits.train.images,
+        labels=splits.train.labels,
+    )
+    return model, engine
 
 
 def fresh(plan: Plan, splits: Splits) -> "keras.Model":

@@ -94,6 +94,14 @@ def test_a_model_in_bfloat16_leaves_later_layers_in_float32(cpu):
     assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
+def test_more_layers_than_an_image_has_pixels_for_are_refused(cpu):
+    values = MODELS["airbench"].hyperparameters("filters=4,4,4,4,4")
+    with pytest.raises(
+        FmnistError, match=r"^hyper: airbench's layers .* with filters=4,4,4,4,4;depth=2;.*; type "
+    ):
+        MODELS["airbench"].build(values, precision="float32", seed=0)
+
+
 def test_the_mlp_recipe_is_the_one_it_replaces():
     recipe = MODELS["mlp"].recipe
     assert recipe == fmnist.recipe.Recipe("sgd", learning_rate=0.01, batch_size=32, epochs=30)

@@ -500,6 +500,29 @@ def test_smaller_images_are_refused_for_a_model_of_one_side():
     plan_of(model="resnet", recipe="small_side=14")
 
 
+def test_images_too_small_for_a_model_are_refused(handful):
+    plan = plan_of(model="airbench", hyper="filters=4,4,4", recipe="small_side=7", epochs=2)
+    with pytest.raises(FmnistError, match=r"^recipe: small_side=7 is too small for airbench; type a larger one$"):
+        training.prepare(plan, handful)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX gathers bytes on a GPU, too")
+def test_a_gpu_without_xla_is_given_images_as_numbers_that_it_can_gather(handful, request):
+    import tensorflow as tf
+
+    plan = plan_of(model="mlp", hyper="dense=4", recipe="flip=alternating", augment="flip_vertical")
+    passes = []
+    for kept_as in (tf.uint8, tf.bfloat16):
+        if kept_as == tf.bfloat16:
+            request.getfixturevalue("as_on_a_gpu")
+        model, engine = training.prepare(plan, handful)
+        assert {each.dtype for each in (engine._images, engine._labels)} == {kept_as}
+        assert not engine.xla
+        passes.append([engine.train_epoch(0, 1)[:2], *model.get_weights()])
+    for one, other in zip(*passes, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_whitened_patches_are_uncorrelated_and_of_variance_1(handful):
     import keras
 

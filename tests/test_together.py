@@ -23,6 +23,10 @@ from fmnist.options import parse
 from fmnist.settings import Train, Validation
 
 used = device.select("cpu", "jax")
+if sys.argv[2:]:  # as one loop by XLA, as on a GPU
+    import jax
+
+    jax.default_backend = lambda: "gpu"
 whole = data.load("synthetic", data_dir="", validation=Validation(1000), seed=0)
 train, other = (Split(each.images[:n], each.labels[:n]) for each, n in ((whole.train, 75), (whole.test, 40)))
 splits = Splits(train, other, other, whole.class_names, whole.manifest)
@@ -65,8 +69,9 @@ print(json.dumps({
 """
 
 
-def both(**settings: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", BOTH, json.dumps({name: str(value) for name, value in settings.items()})]
+def both(*as_on_a_gpu: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    texts = json.dumps({name: str(value) for name, value in settings.items()})
+    command = [sys.executable, "-c", BOTH, texts, *as_on_a_gpu]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -78,15 +83,16 @@ EVERYTHING = (
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("device", "settings"),
     [
-        {"model": "mlp_dropout", "augment": "shift+erase", "recipe": "flip=random;averaging=ema"},
-        {"model": "resnet", "hyper": "filters=4,8;blocks=1", "recipe": EVERYTHING, "learning_rate": 0.02},
+        ((), {"model": "mlp_dropout", "augment": "shift+erase", "recipe": "flip=random;averaging=ema"}),
+        (("gpu",), {"model": "mlp_dropout", "augment": "erase", "recipe": "averaging=lookahead;average_every=2"}),
+        ((), {"model": "resnet", "hyper": "filters=4,8;blocks=1", "recipe": EVERYTHING, "learning_rate": 0.02}),
     ],
-    ids=lambda settings: settings["model"],
+    ids=["mlp_dropout", "as on a gpu", "resnet"],
 )
-def test_each_seed_comes_to_what_it_comes_to_alone_also_when_gone_on_with(settings):
-    done = both(**settings, batch_size=20, epochs=3)
+def test_each_seed_comes_to_what_it_comes_to_alone_also_when_gone_on_with(device, settings):
+    done = both(*device, **settings, batch_size=20, epochs=3)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["worst"] < 2e-4, found

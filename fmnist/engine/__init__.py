@@ -121,10 +121,27 @@ def warm_up(train_epoch: Callable[[int], object], restore: Callable[[], None], r
         recipe: What is trained.
     """
     start = perf_counter()
-    for epoch in [1, recipe.epochs] if recipe.num_small_epochs else [1]:
+    for epoch in kinds(recipe):
         train_epoch(epoch)
     restore()
     return perf_counter() - start
+
+
+def kinds(recipe: Recipe) -> list[int]:
+    """Numbers of the epochs that are compiled apart: the first, and the last where images are smaller at first."""
+    return sorted({1, recipe.epochs}) if recipe.num_small_epochs else [1]
+
+
+def wait(backend: str) -> None:
+    """Returns when the device has all that was sent to it, and has computed all that was asked for."""
+    if backend == "jax":
+        import jax
+
+        jax.block_until_ready(jax.live_arrays())  # type: ignore[no-untyped-call]  # JAX has no types for them
+    else:
+        import tensorflow as tf
+
+        tf.test.experimental.sync_devices()
 
 
 def peak_device_memory(backend: str) -> int | None:

@@ -13,6 +13,7 @@ from fmnist.engine.changes import Changes, mirrored, resized
 from fmnist.engine.randomness import draw_states, random_states
 from fmnist.engine.result import PREDICT_BATCH, Pass
 from fmnist.engine.schedule import rates
+from fmnist.errors import FmnistError
 from fmnist.recipe import Recipe
 
 
@@ -55,7 +56,7 @@ class CompiledEngine(ABC):
         self._predict = self.predictor(model)
         if recipe.num_small_epochs:
             small = resized(images, recipe.small_side)
-            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side))
+            self.place_small(small[..., None], _at_side(self.logits, recipe.small_side, model.name))
 
     def train_epoch(self, seed: int, epoch: int) -> Pass:
         start = perf_counter()
@@ -63,12 +64,12 @@ class CompiledEngine(ABC):
         for variable, state in zip(self._states, states, strict=True):
             variable.assign(state)
         flipped = mirrored(self.recipe.flip, seed, epoch, self.count)
-        self._exchange()
+        self.exchange()
         loss, correct = self.run_epoch(order, flipped, small=epoch <= self.recipe.num_small_epochs)
-        self._exchange()
+        self.exchange()
         return Pass(loss / self.count, correct / self.count, perf_counter() - start)
 
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
         """Puts the mean of the weights in the place of those that are trained, and back."""
         for variable, held in zip(self.averaged, self.held, strict=True):
             kept = variable.numpy()
@@ -121,8 +122,12 @@ def cut(batch: Any, num_parts: int) -> list[Any]:
     return [batch[start : start + size] for start in range(0, batch.shape[0], size)]
 
 
-def _at_side(logits: keras.Model, side: int) -> keras.Model:
-    """The model over images of another side, with the same layers."""
+def _at_side(logits: keras.Model, side: int, name: str) -> keras.Model:
+    """The model over images of another side, with the same layers.
+
+    Raises:
+        FmnistError: If a layer finds less than a pixel.
+    """
 
     def layer_at(layer: Any) -> Any:
         if layer.name != "channel":
@@ -130,4 +135,7 @@ def _at_side(logits: keras.Model, side: int) -> keras.Model:
         return keras.layers.Reshape((side, side, 1), dtype=layer.dtype_policy)
 
     pixels = keras.Input((side, side))
-    return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
+    try:
+        return keras.models.clone_model(logits, input_tensors=[pixels], clone_function=layer_at)
+    except ValueError as error:
+        raise FmnistError(f"recipe: small_side={side} is too small for {name}; type a larger one") from error

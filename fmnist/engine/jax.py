@@ -4,7 +4,7 @@ On a CPU, XLA runs what is inside a loop of its own on one thread, so there the 
 calls of one jitted step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,11 +43,7 @@ class JaxEngine(CompiledEngine):
             self.changes.variables,
             self.held,
         )
-        paths = [[variable.path for variable in group] for group in self.groups[:2]]
-        self._places = [
-            next((group, names.index(each.path)) for group, names in enumerate(paths) if each.path in names)
-            for each in self.averaged
-        ]
+        self._places = self.places_of(self.averaged)
         (self._iterations,) = (
             place for place, each in enumerate(self.optimizer.variables) if each is self.optimizer.iterations
         )
@@ -64,6 +60,12 @@ class JaxEngine(CompiledEngine):
             return partial(self.train_epoch_by_steps, order, compiled)
         return jax.jit(partial(self.train_epoch_by_scan, step), donate_argnums=0)
 
+    def exchange(self) -> None:
+        for variable, held in zip(self.averaged, self.held, strict=True):
+            kept, mean = variable.value, held.value  # stay on the device
+            variable.assign(mean)
+            held.assign(kept)
+
     def run_epoch(
         self, order: NDArray[np.uint32], flipped: NDArray[np.uint8], *, small: bool
     ) -> tuple[float, float]:
@@ -72,6 +74,15 @@ class JaxEngine(CompiledEngine):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
         return float(loss), float(correct)  # float() waits for the device
+
+    def places_of(self, variables: Sequence[keras.Variable]) -> list[tuple[int, int]]:
+        """Group, and place in it, of variables."""
+        places = {
+            id(variable): (number, place)
+            for number, group in enumerate(self.groups)
+            for place, variable in enumerate(group)
+        }
+        return [places[id(each)] for each in variables]
 
     def values(self) -> State:
         """The state that the variables hold."""

@@ -19,10 +19,13 @@ class TensorFlowEngine(CompiledEngine):
     """One call of a `tf.function` an epoch."""
 
     def place(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-        self._images, self._labels = tf.constant(images), tf.constant(labels)
         # XLA joins the many small kernels of a step where each costs a launch; on a CPU it is slower. It
         # has no kernel for the image transformations of Keras's augmentation layers.
-        self.xla = bool(tf.config.get_visible_devices("GPU")) and not self.changes.augment
+        on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        self.xla = on_gpu and not self.changes.augment
+        # Without XLA, TensorFlow can't gather bytes on a GPU. In bfloat16, 0 to 255 are exact.
+        self._kept_as = tf.bfloat16 if on_gpu and not self.xla else tf.uint8
+        self._images, self._labels = (tf.cast(each, self._kept_as) for each in (images, labels))
         self._epoch = self._compiled(self._images, self.logits)
         self._small_epoch = self._epoch
         if self.batch_parts > 1 and self.recipe.norm_parts == 1 and self._looks_across_batch():
@@ -32,7 +35,7 @@ class TensorFlowEngine(CompiledEngine):
         self.optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
 
     def place_small(self, images: NDArray[np.uint8], logits: keras.Model) -> None:
-        self._small_epoch = self._compiled(tf.constant(images), logits)
+        self._small_epoch = self._compiled(tf.cast(images, self._kept_as), logits)
 
     def _compiled(self, images: Any, logits: keras.Model) -> Any:
         return tf.function(partial(self._train_epoch, images, logits), autograph=False, jit_compile=self.xla)
@@ -56,7 +59,7 @@ class TensorFlowEngine(CompiledEngine):
         key = tf.constant(order.astype(np.int32))
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(self.count), key)  # XLA has no kernel for it
         with faster(self.model):  # when it is traced, in the first call
-            loss, correct = epoch(shuffled, tf.constant(flipped))
+            loss, correct = epoch(shuffled, tf.cast(flipped, self._kept_as))
         return float(loss.numpy()), float(correct.numpy())  # numpy() waits for the device
 
     def forward(self, model: keras.Model) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -51,12 +51,12 @@ class SeedsEngine(JaxEngine):
 
         def stacked(variable: keras.Variable) -> Any:
             if id(variable) in places:
-                return jnp.stack([state[places[id(variable)]] for state in states])
-            return jnp.stack([variable.value] * len(states))  # of a draw; each epoch has its own
+                return jnp.asarray(np.stack([state[places[id(variable)]] for state in states]))
+            return jnp.asarray(np.stack([variable.numpy()] * len(states)))  # of a draw; each epoch has its own
 
         self._state: State = tuple([stacked(variable) for variable in group] for group in self.groups)  # type: ignore[assignment]
-        self._draws = self._places_of(self._states)
-        self._pairs = list(zip(self._places_of(self.averaged), self._places_of(self.held), strict=True))
+        self._draws = self.places_of(self._states)
+        self._pairs = list(zip(self.places_of(self.averaged), self.places_of(self.held), strict=True))
         self._predict_all = jax.jit(jax.vmap(probabilities(self.model), in_axes=(0, 0, None)))
 
     def fresh_state(self, model: keras.Model) -> list[NDArray[Any]]:
@@ -104,16 +104,20 @@ class SeedsEngine(JaxEngine):
         state = jax.tree.map(of_both, self.values())
         sums, batch = of_both(jnp.float32(0)), of_both(np.zeros(self.batch_size, np.int32))
         flipped, pixels = of_both(np.zeros(self.count, np.uint8)), self._images[:PREDICT_BATCH, ..., 0]
-        step = jax.jit(jax.vmap(partial(self.add_step, self.logits), in_axes=_BY_SEED), donate_argnums=0)
         answers = jax.jit(jax.vmap(probabilities(self.model), in_axes=(0, 0, None)))
-        training = _bytes(step.lower((state, sums, sums), self._images, self._labels, flipped, batch))
+        images, key = (self._images, self._labels, flipped), of_both(np.zeros(2, np.uint32))
+        if jax.default_backend() == "cpu":
+            step = jax.jit(jax.vmap(partial(self.add_step, self.logits), in_axes=_BY_SEED), donate_argnums=0)
+            training = _bytes(step.lower((state, sums, sums), *images, batch))
+        else:
+            training = _bytes(self._epoch.lower(state, *images, key))  # type: ignore[attr-defined]  # jitted
         predicting = _bytes(answers.lower(state[0], state[1], pixels.astype(np.float32)))
         return max(training - self._images.nbytes - self._labels.nbytes, predicting) // 2
 
     def states(self) -> list[list[NDArray[Any]]]:
         """What `begin` takes, as it is now."""
         values = jax.device_get(self._state)
-        found = [values[group][place] for group, place in self._places_of(self.variables)]
+        found = [values[group][place] for group, place in self.places_of(self.variables)]
         return [[each[index] for each in found] for index in range(len(self.seeds))]
 
     def _compiled(self, logits: keras.Model) -> Callable[..., Carry]:
@@ -125,17 +129,8 @@ class SeedsEngine(JaxEngine):
         epoch = jax.vmap(partial(self.train_epoch_by_scan, step), in_axes=_BY_SEED)
         return jax.jit(epoch, donate_argnums=0)
 
-    def _places_of(self, variables: Sequence[keras.Variable]) -> list[tuple[int, int]]:
-        """Group, and place in it, of variables."""
-        places = {
-            id(variable): (number, place)
-            for number, group in enumerate(self.groups)
-            for place, variable in enumerate(group)
-        }
-        return [places[id(each)] for each in variables]
-
     def _exchange_all(self) -> None:
-        """As `_exchange`, of all seeds."""
+        """As `exchange`, of all seeds."""
         state = self._state
         for (group, place), (means, mean) in self._pairs:
             state[group][place], state[means][mean] = state[means][mean], state[group][place]
