@@ -428,7 +428,8 @@ def test_a_recorded_reference_run_is_small_and_says_how_it_was_made(recorded):
     (parent,) = (run for run in record["runs"] if run["parent"] is None)
     assert parent["experiment"] == "train"
     assert parent["command"] == (
-        "mlflow run . -e train -P model=mlp -P dataset=synthetic -P epochs=2 -P device=cpu -P repeats=2"
+        "mlflow run . -e train -P model=mlp -P dataset=synthetic -P epochs=2 -P device=cpu -P precision=auto "
+        "-P repeats=2"
     )
     assert str(Path.home()) not in text
     assert str(ROOT) not in text
