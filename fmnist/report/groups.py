@@ -1,7 +1,7 @@
 """Trainings that differ in nothing but the seed, put together; and which of them are shown to be better."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +104,12 @@ def comparisons(found: Sequence[Group]) -> list[Comparison]:
 
 
 def ranks(found: Sequence[Group], compared: Sequence[Comparison]) -> list[int]:
-    """1, and one more for each group that is shown to be better."""
-    return [1 + sum(pair.worse is each and pair.is_shown for pair in compared) for each in found]
+    """1, and one more for each group that is shown to be better; none is before one whose mean is higher."""
+    better = [1 + sum(pair.worse is each and pair.is_shown for pair in compared) for each in found]
+    return [
+        max(other for group, other in zip(found, better, strict=True) if group.accuracy.mean >= each.accuracy.mean)
+        for each in found
+    ]
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -138,7 +142,7 @@ def _test(one: Group, other: Group) -> tuple[str, float | None]:
 
 
 def _name(training: Training, all_first: Sequence[Training]) -> str:
-    """The model, and what others of that model have otherwise."""
+    """The model, and the least of its settings that tells it from the others of that model."""
     alike = [each for each in all_first if each.model == training.model]
     facts = [
         each.recipe | {"device": each.device, "dataset": each.dataset, "digest": each.digest[:6]} for each in alike
@@ -149,8 +153,25 @@ def _name(training: Training, all_first: Sequence[Training]) -> str:
         {fact["dataset"] for fact in facts}
     ):
         varied.remove("digest")
+    telling = _telling(own, [fact for fact in facts if fact is not own], varied)
     bare = ("augment", "device", "dataset", "optimizer", "precision", "backend", "trainer")
     parts = [
-        own[name] if name in bare else f"{name} {own[name]}" for name in varied if own.get(name, "none") != "none"
+        own[name] if name in bare else f"{name} {own[name]}"
+        for name in varied
+        if name in telling and own.get(name, "none") != "none"
     ]
     return " · ".join([training.model, *parts])
+
+
+def _telling(own: Mapping[str, str], others: Sequence[Mapping[str, str]], varied: Sequence[str]) -> set[str]:
+    """Few settings that tell one's own from the others, those that have a value before those that are off."""
+    telling = [name for name in varied if any(other.get(name) != own.get(name) for other in others)]
+    if not telling:
+        return set()
+
+    def worth(name: str) -> tuple[bool, int, int]:
+        values = [other.get(name) for other in others]
+        return own.get(name, "none") != "none", sum(value != own.get(name) for value in values), len(set(values))
+
+    best = max(telling, key=worth)
+    return {best} | _telling(own, [other for other in others if other.get(best) == own.get(best)], varied)

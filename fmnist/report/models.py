@@ -91,8 +91,8 @@ def leaderboard(groups: Sequence[Group], looks: Looks) -> Element:
             "p",
             "A rank is one more than the number of models that are ",
             element("em", "shown"),
-            " to be better: models that can’t be told apart share it. n counts seeds. With one seed, the "
-            "interval is "
+            " to be better: models that can’t be told apart share it, and none is before one with a higher mean. "
+            "n counts seeds. With one seed, the interval is "
             "Wilson’s over the test images and says nothing of how seeds differ; with more, it is Student’s t "
             "over "
             "seeds.",

@@ -76,7 +76,7 @@ def find(model_uri: str) -> Version:
         FmnistError: If there is none, or it doesn't take pixels `(batch, 28, 28)`.
     """
     client = mlflow.MlflowClient()
-    registered = None
+    registered, name = None, ""
     try:
         name, alias, number = _parts(model_uri)
         if alias:
@@ -87,7 +87,7 @@ def find(model_uri: str) -> Version:
             model_uri = f"models:/{registered.name}/{registered.version}"
         info = mlflow.models.get_model_info(model_uri)
     except (mlflow.MlflowException, OSError) as error:
-        raise FmnistError(f"no model at {model_uri}: {error}") from None
+        raise FmnistError(f"no model at {model_uri}: {error}{_instead(name, client)}") from None
     if info.signature is not None:
         _check_signature(model_uri, info.signature)
     tags = registered.tags if registered else {}
@@ -104,6 +104,18 @@ def find(model_uri: str) -> Version:
         tags=tags,
         training=training,
         class_names=tuple(class_names),
+    )
+
+
+def _instead(name: str, client: mlflow.MlflowClient) -> str:
+    """What may be named in place of a version that isn't there."""
+    found = client.search_model_versions(f"name = '{name}'") if name else []
+    if not found:
+        return ""
+    newest, *others = sorted((int(each.version) for each in found), reverse=True)
+    return (
+        f" It has version{'s' if others else ''} {', '.join(map(str, sorted([newest, *others])))}: name one, as "
+        f"models:/{name}/{newest}, or give it an alias by promote -P candidate=models:/{name}/{newest}"
     )
 
 

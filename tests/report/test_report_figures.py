@@ -62,6 +62,27 @@ def test_two_seeds_each_are_compared_over_seeds():
     assert ranked(*near, *far) == {"lenet": 1, "mlp": 2}
 
 
+def test_a_model_of_which_little_is_known_is_not_before_one_with_a_higher_mean():
+    best = [made_training(value, seed=seed, model="lenet") for seed, value in enumerate((0.951, 0.952, 0.953))]
+    next_best = [
+        made_training(value, seed=seed, model="cnn64") for seed, value in enumerate((0.901, 0.902, 0.903))
+    ]
+    unsure = [made_training(value, seed=seed) for seed, value in enumerate((0.60, 0.95, 0.90))]
+    assert ranked(*unsure, *best, *next_best) == {"lenet": 1, "cnn64": 2, "mlp": 2}
+
+
+def test_a_name_has_no_more_than_what_tells_a_model_from_the_others():
+    def made(**recipe: str) -> Training:
+        one = made_training(0.8)
+        named = {f"recipe.{name}": value for name, value in recipe.items()}
+        return replace(one, run=replace(one.run, params={**one.run.params, **named}))
+
+    found = groups([made_training(0.8), *(made(epochs=epochs, learning_rate="0.5") for epochs in ("3", "4"))])
+    assert {each.name for each in found} == {"mlp · epochs 30", "mlp · epochs 3", "mlp · epochs 4"}
+    found = groups([made_training(0.8), made_training(0.8, augment="shift")])
+    assert {each.name for each in found} == {"mlp", "mlp · shift"}
+
+
 def test_models_of_different_data_are_not_compared():
     text = page(made_gathered(made_training(0.5), made_training(0.9, digest="e" * 32)), {}, "")
     assert text.count("nothing to compare with") == 2
