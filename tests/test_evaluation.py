@@ -241,7 +241,7 @@ def test_a_model_that_is_not_there_or_lacks_a_dataset_is_refused_in_one_line(sto
         run_evaluate(Evaluate(model_uri=model_uri))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-    named = "It has version 1: name one, as models:/garments/1, or give it an alias by promote -P candidate="
+    named = "; there is models:/garments/1"
     assert (named in str(caught.value)) == (model_uri in ("models:/garments/9", "models:/garments@nobody"))
 
 

@@ -87,7 +87,7 @@ def find(model_uri: str) -> Version:
             model_uri = f"models:/{registered.name}/{registered.version}"
         info = mlflow.models.get_model_info(model_uri)
     except (mlflow.MlflowException, OSError) as error:
-        raise FmnistError(f"no model at {model_uri}: {error}{_instead(name, client)}") from None
+        raise FmnistError(f"no model at {model_uri}: {str(error).rstrip('.')}{_instead(name, client)}") from None
     if info.signature is not None:
         _check_signature(model_uri, info.signature)
     tags = registered.tags if registered else {}
@@ -110,13 +110,10 @@ def find(model_uri: str) -> Version:
 def _instead(name: str, client: mlflow.MlflowClient) -> str:
     """What may be named in place of a version that isn't there."""
     found = client.search_model_versions(f"name = '{name}'") if name else []
-    if not found:
+    uris = [f"models:/{name}/{number}" for number in sorted(int(each.version) for each in found)]
+    if not uris:
         return ""
-    newest, *others = sorted((int(each.version) for each in found), reverse=True)
-    return (
-        f" It has version{'s' if others else ''} {', '.join(map(str, sorted([newest, *others])))}: name one, as "
-        f"models:/{name}/{newest}, or give it an alias by promote -P candidate=models:/{name}/{newest}"
-    )
+    return f"; there is {', '.join(uris[-5:])}: type one, or give it the alias by promote -P candidate={uris[-1]}"
 
 
 def splits(version: Version, dataset: str, data_dir: str) -> Splits:
