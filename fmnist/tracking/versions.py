@@ -23,6 +23,7 @@ from fmnist.settings import Validation, parse_validation
 
 NUM_AT_ONCE = 500  # images asked for in one call; a served model may refuse more
 SIDE = 28
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the codes for a version, and for an alias
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def find(model_uri: str) -> Version:
             model_uri = f"models:/{registered.name}/{registered.version}"
         info = mlflow.models.get_model_info(model_uri)
     except (mlflow.MlflowException, OSError) as error:
-        raise FmnistError(f"no model at {model_uri}: {str(error).rstrip('.')}{_instead(name, client)}") from None
+        raise FmnistError(
+            f"no model at {model_uri}: {str(error).rstrip('.')}{_instead(name, client, error)}"
+        ) from None
     if info.signature is not None:
         _check_signature(model_uri, info.signature)
     tags = registered.tags if registered else {}
@@ -107,13 +110,17 @@ def find(model_uri: str) -> Version:
     )
 
 
-def _instead(name: str, client: mlflow.MlflowClient) -> str:
-    """What may be named in place of a version that isn't there."""
-    found = client.search_model_versions(f"name = '{name}'") if name else []
+def _instead(name: str, client: mlflow.MlflowClient, error: Exception) -> str:
+    """What may be named in place of a version that isn't there; nothing if the store could not be asked."""
+    if getattr(error, "error_code", "") not in NOT_THERE or not name or "'" in name:
+        return ""
+    found = client.search_model_versions(f"name = '{name}'")
     uris = [f"models:/{name}/{number}" for number in sorted(int(each.version) for each in found)]
     if not uris:
         return ""
-    return f"; there is {', '.join(uris[-5:])}: type one, or give it the alias by promote -P candidate={uris[-1]}"
+    return (
+        f"; there is {', '.join(uris[-5:])}: type one, or make one the champion by promote -P candidate={uris[-1]}"
+    )
 
 
 def splits(version: Version, dataset: str, data_dir: str) -> Splits:
