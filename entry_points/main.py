@@ -21,6 +21,8 @@ def main(settings: Main) -> dict[str, Any]:
             splits = data.load(
                 settings.dataset, data_dir=settings.data_dir, validation=settings.validation, seed=settings.seed
             )
+        with pipeline.failing("promote"):  # now, and not after a training
+            promotion.check_comparable(settings.registered_model, splits, settings.data_dir)
         inputs = {"data": splits.manifest["digest"]}
         steps = {"preprocess": pipeline.step(settings.step(Preprocess), preprocess, inputs)}
         trained = pipeline.step(

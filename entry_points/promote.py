@@ -17,8 +17,9 @@ def promote(settings: Promote) -> dict[str, Any]:
 
     runs.open_store()
     if settings.rollback:
+        places = log.places(settings.registered_model)
         with runs.run(settings, f"roll back {settings.registered_model}") as run_id:
-            return {"run_id": run_id, **log.roll_back(settings.registered_model)}
+            return {"run_id": run_id, **log.roll_back(settings.registered_model, *places)}
     candidate = versions.find(settings.candidate)
     before = log.holder(candidate.name, log.CHAMPION)
     if before == candidate.number:

@@ -107,13 +107,14 @@ def held_out(candidate: Splits, incumbent: Splits | None = None) -> Split:
     if incumbent and incumbent.manifest["dataset"] != candidate.manifest["dataset"]:
         raise FmnistError(
             f"the candidate was trained on {candidate.manifest['dataset']}, the other on "
-            f"{incumbent.manifest['dataset']}: one can't stand for the other; train under another registered_model"
+            f"{incumbent.manifest['dataset']}: one can't stand for the other; type -P registered_model=NAME to "
+            "train under another name"
         )
     if incumbent and incumbent.class_names != candidate.class_names:
         raise FmnistError(
             f"the two were trained on different classes, the candidate on {', '.join(candidate.class_names)}, the "
-            f"other on {', '.join(incumbent.class_names)}: one can't stand for the other; train under another "
-            "registered_model"
+            f"other on {', '.join(incumbent.class_names)}: one can't stand for the other; type "
+            "-P registered_model=NAME to train under another name"
         )
     trained = [candidate.train] + ([incumbent.train] if incumbent else [])
     seen = {image.tobytes() for split in trained for image in split.images}

@@ -15,7 +15,9 @@ Entry = TypeVar("Entry")
 def unknown(kind: str, received: str, choices: Iterable[str]) -> FmnistError:
     """The error for a name that isn't among the choices, with the nearest one if any is near."""
     choices = list(choices)
-    near = get_close_matches(received, choices, n=1, cutoff=0.5)
+    near = (
+        [] if received.isdigit() else get_close_matches(received, choices, n=1, cutoff=0.5)
+    )  # 91 isn't 95 misspelt
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return FmnistError(f"unknown {kind} {received!r}.{hint} Choose from: {', '.join(choices)}")
 

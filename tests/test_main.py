@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Store, tracked_in
+from test_data import write_dataset
 
 from fmnist.errors import FmnistError
 from fmnist.options import parse
@@ -180,6 +181,19 @@ def test_a_step_that_fails_fails_the_pipeline_with_its_reason(walk):
     (run,) = walk.store.client.search_runs([walk.store.experiment], "attributes.status = 'FAILED'")
     assert run.data.tags["failed_step"] == "preprocess"
     assert "expected fewer than the 12000" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_dataset_that_the_champion_does_not_know_is_refused_before_anything_is_trained(walk, tmp_path):
+    from entry_points.main import main
+
+    folder = str(write_dataset(tmp_path, num_train=6000))
+    message = r"step promote: the candidate was trained on folder, .* type -P registered_model=NAME"
+    with tracked_in(walk.store), pytest.raises(FmnistError, match=message):
+        main(Main(dataset="folder", data_dir=folder, model="mlp", validation=Validation(1000)))
+    run, *_ = walk.store.client.search_runs([walk.store.experiment])
+    assert (run.info.status, run.data.tags["failed_step"]) == ("FAILED", "promote")
+    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    assert not walk.store.client.search_runs([walk.store.experiment], query)
 
 
 CROWN = """

@@ -426,6 +426,16 @@ def test_a_server_that_fails_is_not_taken_for_one_that_lacks_the_version(store, 
             server.shutdown()
 
 
+def test_a_rollback_without_a_previous_champion_is_refused_before_a_run_begins(store):
+    from entry_points.promote import promote
+
+    store.client.create_registered_model("coats")
+    before = len(store.client.search_runs([store.experiment]))
+    with tracked_in(store), pytest.raises(FmnistError, match="rollback: coats has no previous champion"):
+        promote(Promote(rollback=True, registered_model="coats"))
+    assert len(store.client.search_runs([store.experiment])) == before
+
+
 def test_a_rollback_swaps_champion_and_previous_and_back_again(store, refused):
     from entry_points.promote import promote
 

@@ -73,9 +73,9 @@ def _fetch_one(path: Path, expected: str, mirrors: Sequence[str]) -> None:
         finally:
             part.unlink(missing_ok=True)
     raise UnavailableError(
-        f"could not download {path.name} ({'; '.join(failures)}). Three ways out: connect to the network "
-        f"and run again; put the four .gz files into {path.parent} or into a folder that you name with "
-        "-P data_dir=FOLDER or FMNIST_DATA_DIR; or train on made-up images with -P dataset=synthetic"
+        f"could not download {path.name}. Three ways out: connect to the network and run again; put the four .gz "
+        f"files into {path.parent} or into a folder that you name with -P data_dir=FOLDER or FMNIST_DATA_DIR; or "
+        f"train on made-up images with -P dataset=synthetic. Tried: {'; '.join(failures)}"
     )
 
 

@@ -16,7 +16,7 @@ from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import latencies
 from fmnist.prediction import Labelled
-from fmnist.promotion import Criteria, Decision, decide, measure, note, overtaken, record
+from fmnist.promotion import Criteria, Decision, decide, held_out, measure, note, overtaken, record
 from fmnist.tracking import runs, versions
 from fmnist.tracking.cards import with_section
 from fmnist.tracking.versions import Version
@@ -39,6 +39,21 @@ def holder(name: str, alias: str) -> str | None:
         versions.check_missing(error)
         raise FmnistError(f"no registered model {name}: {error}") from None
     return str(aliases[alias]) if alias in aliases else None
+
+
+def check_comparable(name: str, splits: Splits, data_dir: str) -> None:
+    """Checks, before there is a candidate, that one trained on such splits could be judged beside the champion.
+
+    Raises:
+        FmnistError: If it could not.
+    """
+    try:
+        champion = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
+    except mlflow.MlflowException as error:
+        if error.error_code not in versions.NOT_THERE:
+            versions.check_missing(error)
+        return  # the candidate is to be the first
+    held_out(splits, versions.own_splits(versions.find(f"models:/{name}/{champion.version}"), data_dir))
 
 
 def incumbent(candidate: Version, against: str, *, champion: str | None) -> Version | None:
@@ -165,15 +180,24 @@ def standing(name: str, number: str) -> dict[str, Any] | None:
     return {"run_id": run_id, "promoted": True, "reason": f"{name}/{number} is the champion already"}
 
 
-def roll_back(name: str) -> dict[str, Any]:
+def places(name: str) -> tuple[str, str]:
+    """The numbers of the champion and of the previous champion.
+
+    Raises:
+        FmnistError: If there is no previous one.
+    """
+    champion, previous = holder(name, CHAMPION), holder(name, PREVIOUS)
+    if champion is None or previous is None or champion == previous:
+        raise FmnistError(f"rollback: {name} has no previous champion; promote a version first")
+    return champion, previous
+
+
+def roll_back(name: str, before: str, previous: str) -> dict[str, Any]:
     """Makes the previous champion the champion, and this one the previous; logs it to the active run.
 
     Raises:
-        FmnistError: If there is none.
+        FmnistError: If another became champion meanwhile.
     """
-    before, previous = holder(name, CHAMPION), holder(name, PREVIOUS)
-    if before is None or previous is None or before == previous:
-        raise FmnistError(f"rollback: {name} has no previous champion; promote a version first")
     change = f"version {previous} is the champion again, in place of version {before}."
     mlflow.set_tags({"mlflow.note.content": f"**Rolling back**: {change}", "decision": "rolling back"})
     overtaker = crown(name, previous, before=before)

@@ -35,6 +35,7 @@ def result(
     states = [trial.state for trial in studies.counted(study)]
     gained = gain(found, tests)
     return {
+        "verdict": sentence(found, tests),
         "study": study.study_name,
         **{f"num_{state.name.lower()}": states.count(state) for state in TrialState if state.is_finished()},
         "gain": gained and dataclasses.asdict(gained),
@@ -79,18 +80,30 @@ def markdown(
             f"{test.mean:.2%} ({test.min:.2%}-{test.max:.2%}, {test.n})" if test else "not tested",
         )
         lines.append(f"| {' | '.join(texts)} |")
-    gained = gain(found, tests)
-    if gained and gained.ci95_low is not None and gained.ci95_high is not None:
-        mean, low, high = (100 * each for each in (gained.mean, gained.ci95_low, gained.ci95_high))
-        beats = "beats" if low > 0 else "is not shown to beat"
-        lines += [
-            "",
-            f"On the test split the winner {beats} the default recipe: {mean:+.2f} points (95 % interval "
-            f"{low:+.2f} to {high:+.2f}, {gained.n} seeds in pairs). The validation figures chose the winner: "
-            "they flatter it.",
-        ]
+    lines += ["", f"{sentence(found, tests)} The validation figures chose the winner: they flatter it."]
     lines += ["", "Train them again with:", "", *(f"- {each}: `{command(each, settings)}`" for each in found)]
     return "\n".join(lines) + "\n"
+
+
+def sentence(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> str:
+    """Whether the search found something better than the model's own recipe, for people."""
+    winner, default, gained = found[0].validation, found[-1].validation, gain(found, tests)
+    told = ""
+    if winner and default and default.mean > winner.mean:
+        told = (
+            "On fresh seeds the default recipe validates better than all that was found: "
+            f"{default.mean:.2%} against {winner.mean:.2%}. "
+        )
+    if gained is None:
+        return f"{told}No seed has both the winner and the default recipe to compare."
+    points, low, high = f"{100 * gained.mean:+.2f} points", gained.ci95_low, gained.ci95_high
+    if low is None or high is None:
+        return f"{told}On the test split the winner is {points} from the default recipe, on one seed: no verdict."
+    beats = "beats" if low > 0 else "is not shown to beat"
+    return (
+        f"{told}On the test split the winner {beats} the default recipe: {points} (95 % interval "
+        f"{100 * low:+.2f} to {100 * high:+.2f}, {gained.n} seeds in pairs)."
+    )
 
 
 def gain(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> Spread | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ from searches import AUTO, QUICK, made_study
 from fmnist import machine, models, training
 from fmnist.options import parse
 from fmnist.settings import Train, Tune, Validation
+from fmnist.statistics import spread
 from fmnist.tuning import candidates, sampling, studies, trials, verdict
 
 
@@ -84,3 +86,39 @@ def test_the_command_of_a_candidate_says_all_that_decides_its_best_training(mode
     assert (given.data_dir, given.device, given.patience) == ("a folder; it's mine", "cpu", 0)
     fewer = num_threads < machine.num_threads()
     assert before == (["taskset", "-c", "0"] if fewer else [])
+
+
+@pytest.mark.parametrize(
+    ("winner", "default", "told"),
+    [
+        ((0.92, 0.93), (0.88, 0.89), "On the test split the winner beats the default recipe: +4.00 points"),
+        (
+            (0.89, 0.91),
+            (0.89, 0.90),
+            "On the test split the winner is not shown to beat the default recipe: +0.50",
+        ),
+        (
+            (0.91,),
+            (0.88,),
+            "On the test split the winner is +3.00 points from the default recipe, on one seed",
+        ),
+        (
+            *((0.88, 0.89), (0.90, 0.905)),
+            "On fresh seeds the default recipe validates better than all that was found: 90.25% against 88.50%. ",
+        ),
+        ((0.88,), (), "No seed has both the winner and the default recipe to compare."),
+    ],
+)
+def test_a_search_says_whether_it_found_something_better_than_the_default_recipe(winner, default, told):
+    base = trials.plan(Tune(**QUICK)).base
+
+    def candidate(number, values):
+        made = tuple(
+            optuna.trial.create_trial(values=[value], user_attrs={"seed": seed})
+            for seed, value in enumerate(values)
+        )
+        return candidates.Candidate(number, base, None, made, spread(values) if values else None)
+
+    found = [candidate(0, winner), candidate(trials.DEFAULT, default)]
+    tests = {each.trial: [SimpleNamespace(accuracy=one.value) for one in each.trainings] for each in found}
+    assert verdict.sentence(found, tests).startswith(told)
