@@ -457,7 +457,9 @@ class Export:
         check(self)
         to = Path(self.to)
         if to.suffix != ".zip" or to.is_dir() or not to.parent.is_dir():
-            raise FmnistError(f"to: expected a zip in a folder that is there, received {self.to!r}")
+            raise FmnistError(
+                f"to: expected a zip in a folder that is there, received {self.to!r}; type -P to=bundle.zip"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,7 +483,9 @@ class Init:
     def __post_init__(self) -> None:
         check(self)
         if not Path(self.bundles).is_dir():
-            raise FmnistError(f"bundles: expected a folder of bundles, received {self.bundles!r}")
+            raise FmnistError(
+                f"bundles: expected a folder of bundles, received {self.bundles!r}; leave it out for the project's"
+            )
 
 
 def check_registered_model(name: str) -> None:
