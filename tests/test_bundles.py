@@ -538,3 +538,14 @@ def test_there_are_reference_runs_and_each_is_sound_and_says_where_it_ran():
         assert {run["status"] for run in record["runs"]} == {"FINISHED"}
         assert [run["command"] for run in record["runs"] if (run["command"] or "").startswith("mlflow run . -e ")]
         assert any(run["tags"].get("device.name") for run in record["runs"])
+
+
+def test_versions_keep_their_order_whichever_was_changed_last(new_store, tmp_path):
+    store, other = new_store(), new_store()
+    for noise in (1, 2, 3):
+        register_foreign(store, NAME, noise=noise)
+    for number in ("1", "2"):
+        store.client.update_model_version(NAME, number, "changed")
+    exports.export(exports.find(["all"], store.client), tmp_path / "all.zip", store.client, small=False)
+    _, tally = bring(tmp_path / "all.zip", other)
+    assert tally.versions == {f"{NAME}/{number}": f"{NAME}/{number}" for number in (1, 2, 3)}

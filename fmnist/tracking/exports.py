@@ -114,7 +114,10 @@ def export(runs: Sequence[Any], to: Path, client: mlflow.MlflowClient, *, small:
         models = [_model_record(model_id, experiments, folder, client) for model_id in model_ids]
         versions = [
             _version_record(client.get_model_version(each.name, str(each.version)))
-            for each in (pages(client.search_model_versions) if models else [])
+            for each in sorted(
+                pages(client.search_model_versions) if models else [],  # in the order of their last changes
+                key=lambda each: (each.name, int(each.version)),
+            )
             if each.source.removeprefix("models:/") in model_ids
         ]
         registered = {each["name"]: client.get_registered_model(each["name"]) for each in versions}
