@@ -1,5 +1,6 @@
 """`speedrun`: what is recorded, its clock, its verdict, and a true run of it."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -71,6 +72,25 @@ def handful(cpu) -> Splits:
         Split(made.test.images[:30], made.test.labels[:30]),
     )
     return Splits(train, other, other, made.class_names, made.manifest)
+
+
+@pytest.mark.parametrize(("target", "smaller"), [("95", {}), (records.BEST, {"depth": 10})])
+def test_what_is_recorded_for_a_gpu_trains_small_on_a_cpu(handful, target, smaller):
+    plan = speedrun.choose(Speedrun(target=target, dataset="synthetic"), "gpu").plan
+    plan = dataclasses.replace(
+        plan,
+        hyperparameters=plan.hyperparameters | smaller,
+        recipe=dataclasses.replace(plan.recipe, epochs=2, batch_size=35),
+    )
+    fitted = training.fit(plan, handful, lambda _: None, clock=training.Clock("cpu"))
+    assert [epoch.compiles for epoch in fitted.history] == [False, False]
+    assert all(np.isfinite(epoch.train_loss) for epoch in fitted.history)
+    assert not np.array_equal(fitted.predict(handful.test.images), fitted.predict_one_view(handful.test.images))
+
+
+def test_the_most_accurate_recipe_for_a_gpu_has_fewer_than_ten_million_parameters(cpu):
+    plan = speedrun.choose(Speedrun(target=records.BEST, dataset="synthetic"), "gpu").plan
+    assert plan.model.build(plan.hyperparameters, precision="float32", seed=0).count_params() < 10_000_000
 
 
 def test_what_is_compiled_before_the_first_epoch_leaves_no_trace(handful, monkeypatch):
