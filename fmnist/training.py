@@ -62,7 +62,8 @@ class Plan:
     def in_words(self) -> str:
         """The recipe, for people."""
         recipe = self.recipe
-        step, passes = f"{recipe.optimizer} {recipe.learning_rate:g}", f"{recipe.epochs} epochs"
+        step = f"{recipe.optimizer} {recipe.learning_rate:g}"
+        passes = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
         more = [
             f"from {self.start.version}" if self.start else "",
             *(f"{name} {value_text(value)}" for name, value in recipe.extras.items()),
