@@ -134,9 +134,7 @@ def unpacked(path: Path) -> Iterator[Path]:
                 for entry in file.infolist():
                     file.extract(entry, folder)
         except OSError as error:
-            raise FmnistError(
-                f"{path}: expected a bundle: {error.strerror or error}; type -P bundle=FILE, a zip of export's"
-            ) from None
+            raise FmnistError(f"{path}: expected a bundle: {error.strerror or error}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             # the last two: an unknown compression, a password
             raise corrupt(path, str(error)) from None

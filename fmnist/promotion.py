@@ -97,6 +97,14 @@ class Decision:
     """The criteria that it doesn't meet, each with its figures."""
 
 
+def other_dataset(candidate: str, other: str) -> FmnistError:
+    """The error for a candidate and a champion of different datasets."""
+    return FmnistError(
+        f"the candidate is of the dataset {candidate}, the other of {other}: one can't stand for the other; train "
+        "it with -P registered_model=NAME"
+    )
+
+
 def held_out(candidate: Splits, incumbent: Splits | None = None) -> Split:
     """The images of the candidate's validation split that neither was trained on.
 
@@ -105,16 +113,12 @@ def held_out(candidate: Splits, incumbent: Splits | None = None) -> Split:
     """
     validation = candidate.validation
     if incumbent and incumbent.manifest["dataset"] != candidate.manifest["dataset"]:
-        raise FmnistError(
-            f"the candidate was trained on {candidate.manifest['dataset']}, the other on "
-            f"{incumbent.manifest['dataset']}: one can't stand for the other; type -P registered_model=NAME to "
-            "train under another name"
-        )
+        raise other_dataset(candidate.manifest["dataset"], incumbent.manifest["dataset"])
     if incumbent and incumbent.class_names != candidate.class_names:
         raise FmnistError(
             f"the two were trained on different classes, the candidate on {', '.join(candidate.class_names)}, the "
-            f"other on {', '.join(incumbent.class_names)}: one can't stand for the other; type "
-            "-P registered_model=NAME to train under another name"
+            f"other on {', '.join(incumbent.class_names)}: one can't stand for the other; train it with "
+            "-P registered_model=NAME"
         )
     trained = [candidate.train] + ([incumbent.train] if incumbent else [])
     seen = {image.tobytes() for split in trained for image in split.images}

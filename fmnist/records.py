@@ -1,7 +1,7 @@
 """The recipes that are recorded for a target accuracy and a kind of device: what `speedrun` runs.
 
 All that decides a training is fixed here in advance, chosen on the validation split; how far it must be above its
-target there was learnt from earlier claims, of which docs/records.md tells. To enter a better one, edit `RECORDS`:
+target there was learnt from earlier runs, of which docs/records.md tells. To enter a better one, edit `RECORDS`:
 its values are `train`'s parameters, as a user would type them. What is left out is as the model's recipe has it.
 """
 

@@ -15,9 +15,8 @@ Entry = TypeVar("Entry")
 def unknown(kind: str, received: str, choices: Iterable[str]) -> FmnistError:
     """The error for a name that isn't among the choices, with the nearest one if any is near."""
     choices = list(choices)
-    near = (
-        [] if received.isdigit() else get_close_matches(received, choices, n=1, cutoff=0.5)
-    )  # 91 isn't 95 misspelt
+    cutoff = 1.0 if received.isdigit() else 0.5  # 91 isn't 95 misspelt
+    near = get_close_matches(received, choices, n=1, cutoff=cutoff)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return FmnistError(f"unknown {kind} {received!r}.{hint} Choose from: {', '.join(choices)}")
 

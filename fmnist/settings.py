@@ -484,7 +484,7 @@ class Init:
         check(self)
         if not Path(self.bundles).is_dir():
             raise FmnistError(
-                f"bundles: expected a folder of bundles, received {self.bundles!r}; leave it out for the project's"
+                f"bundles: expected a folder of bundles, received {self.bundles!r}; type -P bundles=FOLDER"
             )
 
 

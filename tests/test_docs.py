@@ -34,7 +34,7 @@ LINES = {
 }
 QUICK = {"dataset": "synthetic", "data_dir": "", "model": "mlp", "epochs": "1", "device": "cpu"}
 SCALED = {  # in place of what is given or left out
-    "main": QUICK,
+    "main": QUICK | {"registered_model": "fashion-mnist"},
     "preprocess": {"dataset": "synthetic", "data_dir": "", "validation": "5000"},
     "train": {
         **QUICK,

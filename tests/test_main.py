@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Store, tracked_in
-from test_data import write_dataset
 
 from fmnist.errors import FmnistError
 from fmnist.options import parse
@@ -183,17 +182,32 @@ def test_a_step_that_fails_fails_the_pipeline_with_its_reason(walk):
     assert "expected fewer than the 12000" in run.data.tags["mlflow.note.content"]
 
 
-def test_a_dataset_that_the_champion_does_not_know_is_refused_before_anything_is_trained(walk, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"registered_model": "elsewhere"},  # whose images aren't at hand
+            "the candidate is of the dataset synthetic, the other of fashion-mnist: .* -P registered_model=NAME",
+        ),
+        ({"registered_model": "first", "validation": Validation(50)}, "expected at least 100 images"),
+        ({"validation": Validation(50)}, "expected at least 100 images"),
+    ],
+)
+def test_what_could_not_be_promoted_is_refused_before_anything_is_trained(walk, settings, message):
     from entry_points.main import main
 
-    folder = str(write_dataset(tmp_path, num_train=6000))
-    message = r"step promote: the candidate was trained on folder, .* type -P registered_model=NAME"
-    with tracked_in(walk.store), pytest.raises(FmnistError, match=message):
-        main(Main(dataset="folder", data_dir=folder, model="mlp", validation=Validation(1000)))
-    run, *_ = walk.store.client.search_runs([walk.store.experiment])
+    client = walk.store.client
+    with tracked_in(walk.store):
+        if not client.search_registered_models("name = 'elsewhere'"):
+            client.create_registered_model("elsewhere")
+            source = client.get_model_version(NAME, "1").source
+            client.create_model_version("elsewhere", source, tags={"dataset": "fashion-mnist"})
+            client.set_registered_model_alias("elsewhere", "champion", "1")
+        with pytest.raises(FmnistError, match=f"step promote: {message}"):
+            main(Main(dataset="synthetic", model="mlp", **settings))
+    run, *_ = client.search_runs([walk.store.experiment])
     assert (run.info.status, run.data.tags["failed_step"]) == ("FAILED", "promote")
-    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-    assert not walk.store.client.search_runs([walk.store.experiment], query)
+    assert not client.search_runs([walk.store.experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
 
 
 CROWN = """

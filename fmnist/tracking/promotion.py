@@ -16,7 +16,7 @@ from fmnist.data import Split, Splits
 from fmnist.errors import FmnistError
 from fmnist.evaluation.speed import latencies
 from fmnist.prediction import Labelled
-from fmnist.promotion import Criteria, Decision, decide, held_out, measure, note, overtaken, record
+from fmnist.promotion import Criteria, Decision, decide, held_out, measure, note, other_dataset, overtaken, record
 from fmnist.tracking import runs, versions
 from fmnist.tracking.cards import with_section
 from fmnist.tracking.versions import Version
@@ -52,7 +52,11 @@ def check_comparable(name: str, splits: Splits, data_dir: str) -> None:
     except mlflow.MlflowException as error:
         if error.error_code not in versions.NOT_THERE:
             versions.check_missing(error)
-        return  # the candidate is to be the first
+        held_out(splits)
+        return
+    candidate, other = splits.manifest["dataset"], champion.tags.get("dataset")
+    if other and other != candidate:  # whose files need not be there to say so
+        raise other_dataset(candidate, other)
     held_out(splits, versions.own_splits(versions.find(f"models:/{name}/{champion.version}"), data_dir))
 
 
@@ -188,7 +192,10 @@ def places(name: str) -> tuple[str, str]:
     """
     champion, previous = holder(name, CHAMPION), holder(name, PREVIOUS)
     if champion is None or previous is None or champion == previous:
-        raise FmnistError(f"rollback: {name} has no previous champion; promote a version first")
+        raise FmnistError(
+            f"rollback: {name} has no previous champion beside a champion; promote with "
+            f"-P candidate=models:/{name}/VERSION"
+        )
     return champion, previous
 
 

@@ -64,8 +64,9 @@ def markdown(
     lines = [
         f"Study **{study.study_name}**: {len(studies.counted(study))} trials of {winner.plan.model.name}, "
         f"{winner.plan.recipe.epochs} epochs each. The search saw the training and the validation split. Its best "
-        "and the model's own recipe were then trained on fresh seeds; the winner is the best of them by the mean "
-        "of its validation accuracies, and only what is shown with a test accuracy was tested.",
+        "were then trained on fresh seeds, and the model's own recipe beside them, to compare with; the winner is "
+        "the best of what was found, by the mean of its validation accuracies. Only what is shown with a test "
+        "accuracy was tested.",
         "",
         "| | search | validation on fresh seeds: mean (95 % interval, n) | drop | test: mean (min-max, n) |",
         "| --- | --- | --- | --- | --- |",
@@ -91,17 +92,20 @@ def sentence(found: list[Candidate], tests: Mapping[int, list[Evaluation]]) -> s
     told = ""
     if winner and default and default.mean > winner.mean:
         told = (
-            "On fresh seeds the default recipe validates better than all that was found: "
-            f"{default.mean:.2%} against {winner.mean:.2%}. "
+            f"On fresh seeds the default recipe has the higher mean validation accuracy: {default.mean:.2%} "
+            f"(n={default.n}), the winner {winner.mean:.2%} (n={winner.n}). "
         )
     if gained is None:
         return f"{told}No seed has both the winner and the default recipe to compare."
     points, low, high = f"{100 * gained.mean:+.2f} points", gained.ci95_low, gained.ci95_high
     if low is None or high is None:
-        return f"{told}On the test split the winner is {points} from the default recipe, on one seed: no verdict."
-    beats = "beats" if low > 0 else "is not shown to beat"
+        return (
+            f"{told}On the test split the winner has {points} against the default recipe, on one seed: no "
+            "verdict; type -P repeats=3."
+        )
+    verb = "beats" if low > 0 else "is worse than" if high < 0 else "is not shown to beat"
     return (
-        f"{told}On the test split the winner {beats} the default recipe: {points} (95 % interval "
+        f"{told}On the test split the winner {verb} the default recipe: {points} (95 % interval "
         f"{100 * low:+.2f} to {100 * high:+.2f}, {gained.n} seeds in pairs)."
     )
 

@@ -91,7 +91,11 @@ def test_the_command_of_a_candidate_says_all_that_decides_its_best_training(mode
 @pytest.mark.parametrize(
     ("winner", "default", "told"),
     [
-        ((0.92, 0.93), (0.88, 0.89), "On the test split the winner beats the default recipe: +4.00 points"),
+        (
+            (0.92, 0.93, 0.93),
+            (0.88, 0.89, 0.88),
+            "On the test split the winner beats the default recipe: +4.33 points",
+        ),
         (
             (0.89, 0.91),
             (0.89, 0.90),
@@ -100,11 +104,11 @@ def test_the_command_of_a_candidate_says_all_that_decides_its_best_training(mode
         (
             (0.91,),
             (0.88,),
-            "On the test split the winner is +3.00 points from the default recipe, on one seed",
+            "On the test split the winner has +3.00 points against the default recipe, on one seed: no verdict",
         ),
         (
             *((0.88, 0.89), (0.90, 0.905)),
-            "On fresh seeds the default recipe validates better than all that was found: 90.25% against 88.50%. ",
+            "On fresh seeds the default recipe has the higher mean validation accuracy: 90.25% (n=2), the winner",
         ),
         ((0.88,), (), "No seed has both the winner and the default recipe to compare."),
     ],
