@@ -11,6 +11,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
+def three_digits(value: float) -> str:
+    """A figure to three digits, or to the last one before the point: `2.98`, `1,586`."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
 def number(value: float | None, form: str, *, none: str = "unknown") -> str:
     """A number in a format of Python's, or a word for none."""
     return none if value is None else format(value, form)

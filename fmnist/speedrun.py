@@ -17,6 +17,7 @@ from fmnist.data import Splits
 from fmnist.device import Device
 from fmnist.errors import FmnistError
 from fmnist.machine import UNKNOWN
+from fmnist.markdown import three_digits
 from fmnist.options import AUTO, parse
 from fmnist.records import Record
 from fmnist.seeds import Progress
@@ -202,12 +203,13 @@ def outcome(record: Record, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     reached = None if record.goal is None else accuracy.mean > record.goal - 1e-9
     word = {None: "most accurate recipe", True: "reached", False: "missed"}[reached]
     figures = {name: dataclasses.asdict(each) for name, each in spreads.items()}
-    between = f" ({seconds.min:.3g}-{seconds.max:.3g})" if len(firsts) > 1 else ""
+    middle, low, high = (three_digits(each) for each in (seconds.mean, seconds.min, seconds.max))
+    between = f" ({low}-{high})" if len(firsts) > 1 else ""
     sizes = [results[place]["seeds_at_once"] for place in firsts]
     if max(sizes) > 1:
         between += f" for {' and '.join(map(str, sizes))} seeds at once"
     return {
-        "verdict": f"**{word}**: mean {_accuracy(figures['test_accuracy'])} in {seconds.mean:.3g} s{between}",
+        "verdict": f"**{word}**: mean {_accuracy(figures['test_accuracy'])} in {middle} s{between}",
         "target": record.target,
         "reached": reached,
         "repeats": len(results),
@@ -222,8 +224,9 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
     """The line of a board, under `BOARD`, for a whole result: that of `outcome`, and where and how it was made."""
     seconds, other = result["seconds"], result["dataset"]
     target = result["target"] if result["goal"] is None else f"{result['target']} %"
-    between = "" if seconds["std"] is None else f"{seconds['ci95_low']:.3g}-{seconds['ci95_high']:.3g}; "
-    between += f"{seconds['min']:.3g}-{seconds['max']:.3g}"
+    names = ("mean", "min", "max") if seconds["std"] is None else ("mean", "min", "max", "ci95_low", "ci95_high")
+    mean, low, high, *interval = (three_digits(seconds[name]) for name in names)
+    between = f"{'-'.join(interval)}; " * bool(interval) + f"{low}-{high}"
     sizes = result.get("seeds_at_once", [1])  # older results don't say
     if max(sizes) > 1:
         between += f"; {' and '.join(map(str, sizes))} seeds at once"
@@ -231,10 +234,10 @@ def row(result: Mapping[str, Any]) -> tuple[str, ...]:
         target if other == "fashion-mnist" else f"{target} of {other}",
         {None: "–", True: "yes", False: "no"}[result["reached"]],
         _accuracy(result["test_accuracy"] | {"n": result["repeats"]}),
-        f"{seconds['mean']:.3g} ({between})",
-        f"{result['compile_seconds']['mean']:.3g}",
-        UNKNOWN if result["joules"] == UNKNOWN else f"{result['joules']['mean']:.3g}",
-        f"{result['money']['mean']:.3g}" if result.get("money") else "–",
+        f"{mean} ({between})",
+        three_digits(result["compile_seconds"]["mean"]),
+        UNKNOWN if result["joules"] == UNKNOWN else three_digits(result["joules"]["mean"]),
+        three_digits(result["money"]["mean"]) if result.get("money") else "–",
         f"{result['model']}, {result['recipe']}",
         result["device"],
         ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
@@ -253,7 +256,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
             str(result["seed"]),
             f"{result['test_accuracy']:.2%}",
             markdown.number(result["one_view_accuracy"], ".2%", none="–"),
-            *(markdown.number(result[name], ".3g") for name in names),
+            *(UNKNOWN if result[name] is None else three_digits(result[name]) for name in names),
         )
         for result in results
     ]

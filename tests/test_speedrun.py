@@ -122,6 +122,9 @@ def test_energy_is_unknown_where_one_epoch_does_not_tell(handful, monkeypatch):
 # The verdict:
 
 
+PARTS = ("load_seconds", "prepare_seconds", "train_seconds")
+
+
 def made_result(accuracy: float, seconds: float, seed: int, joules: float | None = None) -> dict[str, object]:
     return {
         **{"seed": seed, "test_accuracy": accuracy, "one_view_accuracy": None, "seconds": seconds},
@@ -163,6 +166,15 @@ def test_the_time_of_seeds_at_once_is_that_of_all_and_says_so():
     found = speedrun.outcome(records.find("94", "gpu"), results)
     assert found["seconds"]["mean"] == 7
     assert found["verdict"].endswith("in 7 s (5-9) for 2 and 1 seeds at once")
+
+
+def test_a_long_run_is_told_in_whole_seconds():
+    record, results = (
+        records.find(records.BEST, "cpu"),
+        [made_result(0.95, 1580.4 + seed, seed) for seed in (0, 9)],
+    )
+    assert speedrun.outcome(record, results)["verdict"].endswith(" in 1,585 s (1,580-1,589)")
+    assert "1,580" in speedrun.table([result | dict.fromkeys(PARTS, 1.0) for result in results])[2]
 
 
 def test_energy_is_told_where_all_seeds_know_it():

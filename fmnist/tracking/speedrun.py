@@ -12,6 +12,7 @@ import mlflow
 from fmnist import machine, markdown, options
 from fmnist.data import Splits
 from fmnist.device import Device
+from fmnist.markdown import three_digits
 from fmnist.settings import Speedrun
 from fmnist.speedrun import BOARD, Chosen, Speed, outcome, row, table
 from fmnist.tracking import training
@@ -37,7 +38,7 @@ def log_end(trained: "Trained", speed: Speed, plan: "Plan", splits: Splits, devi
     }
     known = {f"speed/{name}": value for name, value in took.items() if value is not None}
     mlflow.log_metrics(known, model_id=logged_model_id(result["model_uri"]))
-    mlflow.set_tag("speed.energy", machine.UNKNOWN if speed.joules is None else f"{speed.joules:.3g} J")
+    mlflow.set_tag("speed.energy", machine.UNKNOWN if speed.joules is None else f"{three_digits(speed.joules)} J")
     one_view = trained.one_view.accuracy if trained.one_view else None
     return result | took | {"one_view_accuracy": one_view, "seeds_at_once": trained.kept.seeds_at_once}
 
@@ -89,4 +90,6 @@ def log_outcome(
 
 
 def _energy(result: dict[str, Any]) -> str:
-    return machine.UNKNOWN if result["joules"] == machine.UNKNOWN else f"{result['joules']['mean']:.3g} J"
+    return (
+        machine.UNKNOWN if result["joules"] == machine.UNKNOWN else f"{three_digits(result['joules']['mean'])} J"
+    )
