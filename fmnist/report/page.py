@@ -87,7 +87,11 @@ def page(gathered: Gathered, images: Mapping[str, NDArray[np.uint8]], made: str)
 def _headline(found: list[Group]) -> str:
     if not found:
         return "What the runs of this store show"
-    own = by_data(found)[0]
+    largest, *others = by_data(found)
+    same = [
+        each for each in others if each[0].first.dataset == largest[0].first.dataset
+    ]  # trained on other images of it
+    own = max((largest, *same), key=lambda each: each[0].accuracy.mean)
     first = [each for each, rank in zip(own, ranks(own, comparisons(own)), strict=True) if rank == 1]
     accuracy = f"{100 * first[0].accuracy.mean:.2f} %"
     dataset, n = own[0].first.dataset.replace("-", "\N{NON-BREAKING HYPHEN}"), len(first[0].members)
