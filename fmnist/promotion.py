@@ -100,8 +100,8 @@ class Decision:
 def other_dataset(candidate: str, other: str) -> FmnistError:
     """The error for a candidate and a champion of different datasets."""
     return FmnistError(
-        f"the candidate is of the dataset {candidate}, the other of {other}: one can't stand for the other; train "
-        "it with -P registered_model=NAME"
+        f"the candidate was trained on {candidate}, the other on {other}: one can't stand for the other; train it "
+        "with -P registered_model=NAME"
     )
 
 

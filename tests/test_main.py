@@ -187,7 +187,7 @@ def test_a_step_that_fails_fails_the_pipeline_with_its_reason(walk):
     [
         (
             {"registered_model": "elsewhere"},  # whose images aren't at hand
-            "the candidate is of the dataset synthetic, the other of fashion-mnist: .* -P registered_model=NAME",
+            "the candidate was trained on synthetic, the other on fashion-mnist: .* -P registered_model=NAME",
         ),
         ({"registered_model": "first", "validation": Validation(50)}, "expected at least 100 images"),
         ({"validation": Validation(50)}, "expected at least 100 images"),
